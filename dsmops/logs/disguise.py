@@ -71,11 +71,17 @@ _DOUBLED = (
     r"(?P<doubled>(?<=[\[{,:(=\s])\"\"(?=[^\s\",:}\])=])|(?<=[^\s\",:{\[(=])\"\"(?=\s?[:,}\])=]))"
 )
 """A quote of JSON within CSV. An empty string has other neighbours."""
+# Most characters begin no token, and to see that at once takes a fifth of the time. What a
+# backspace wipes out and the bytes of journald may begin with any.
+_FIRST = (
+    rf"(?=[{_CONTROLS}{_INVISIBLE}{_BLANK}{_FULL_WIDTH}\u241b\\%&#^\"E\[]"
+    r"|[^\x08]\x08|(?<=\[)[\s\d])"
+)
 TOKEN = re.compile(
-    rf"(?P<gone>(?:{_LESS}|{ESCAPE_SEQUENCE}|{_ORPHAN}|[^\x08]\x08|[{_CONTROLS}{_INVISIBLE}]"
+    rf"{_FIRST}(?:(?P<gone>(?:{_LESS}|{ESCAPE_SEQUENCE}|{_ORPHAN}|[^\x08]\x08|[{_CONTROLS}{_INVISIBLE}]"
     r"|\\x0[0-8bcefBCEF]|\\x1[0-9ac-fAC-F]|\\x7[fF])+)"
     rf"|{_ENCODED}|{_BYTES}|{_DOUBLED}"
-    rf"|(?P<blank>[{_BLANK}])|(?P<wide>[{_FULL_WIDTH}])"
+    rf"|(?P<blank>[{_BLANK}])|(?P<wide>[{_FULL_WIDTH}]))"
 )
 PAYLOAD_TOKEN = re.compile(rf"(?P<edge>{_STRING_START}|\x07|\x1b\\|\x9c)|{TOKEN.pattern}")
 """As `TOKEN`, but what a string sequence holds (the target of a link) stays as text of its own."""
@@ -91,6 +97,18 @@ DISGUISED = re.compile(
     r"|\[\s?\d{1,3}\s?,\s?\d{1,3}\s?,\s?\d|\[[0-9;]{1,12}m|ESC\["
 )
 """Whether a line has anything to see through. Digits may all read 0."""
+_SIGNS = (*"\\%#^&[", '""')
+"""What a disguise of printable ASCII characters has in it."""
+
+MESSAGE = re.compile(
+    r'[{,]\s?"(?:log|message|msg|MESSAGE|line|text)"\s?(?::|=>)\s?"(?P<inner>(?:[^"\\]|\\.)*+)'
+)
+CSV_CELL = re.compile(r'(?:^|,)"(?P<inner>\{(?:[^"]|"")*+)')
+"""Where the line of another program stands in JSON, and JSON in a cell of CSV."""
+JSON_TOKEN = re.compile(
+    r'\\(?:(?P<same>["\\/])|u(?P<u4>[0-9a-fA-F]{4})|(?P<tab>t)|(?P<space>[nrbf]))'
+)
+CSV_TOKEN = re.compile(r'"(?P<same>")')
 
 
 class _Piece(NamedTuple):
@@ -161,10 +179,21 @@ class View:
                 yield start, stop, "" if place else text
 
 
+def is_disguised(text: str) -> bool:
+    """Return whether a line has anything to see through. Its digits may all read 0."""
+    if text.isascii() and text.isprintable():
+        # Most lines hold none of these signs, and to look for one is fast.
+        for sign in _SIGNS:
+            if sign in text:
+                return DISGUISED.search(text) is not None
+        return False
+    return DISGUISED.search(text) is not None
+
+
 def unveil(text: str) -> str:
     """Return `text` without its disguise, carriage returns read as blanks."""
     for _ in range(_ROUNDS):
-        if not DISGUISED.search(text):
+        if not is_disguised(text):
             break
         text = TOKEN.sub(_BARE, text)
     return text
@@ -177,7 +206,7 @@ def has_more_views(text: str) -> bool:
 
 def views(text: str) -> Iterator[View]:
     """Yield the views of a line that differ from it: bare, and as a terminal shows it."""
-    if not DISGUISED.search(text):
+    if not is_disguised(text):
         return
     seen = {text}
     for make in _VIEWS if has_more_views(text) else _VIEWS[:1]:
@@ -185,6 +214,36 @@ def views(text: str) -> Iterator[View]:
         if view.text not in seen:
             seen.add(view.text)
             yield view
+
+
+def lines_within(text: str) -> Iterator[View]:
+    """Yield the line of another program that a line holds in JSON, or in JSON in a cell of CSV.
+
+    Where it is disguised, first without its disguise.
+    """
+    view, inner = None, _line_within(_whole(text))
+    for _ in range(_ROUNDS):
+        if inner is None:
+            break
+        view, inner = inner, _line_within(inner)
+    if view is not None:
+        bare = _resolved(view, _BARE)
+        if bare is not view:
+            yield bare
+        yield view
+
+
+def _line_within(view: View) -> View | None:
+    text = view.text
+    if '"{""' in text and (found := CSV_CELL.search(text)):
+        reading = _OF_CSV
+    elif "{" in text and (found := MESSAGE.search(text, text.index("{"))):
+        reading = _OF_JSON
+    else:
+        return None
+    begin, end = found.span("inner")
+    inner = reading.token.sub(reading, text[begin:end]).rstrip()
+    return View(inner, partial(_pieces_of, view, reading, begin, end))
 
 
 class _Reading:
@@ -206,9 +265,14 @@ class _Reading:
         return instead
 
 
-def _resolved(text: str, reading: _Reading) -> View:
-    view = View(text, lambda: [_Piece(0, len(text), 0, len(text))], is_line=True)
+def _whole(text: str) -> View:
+    return View(text, lambda: [_Piece(0, len(text), 0, len(text))], is_line=True)
+
+
+def _resolved(view: View, reading: _Reading) -> View:
     for _ in range(_ROUNDS):
+        if not is_disguised(view.text):
+            break
         shown = reading.token.sub(reading, view.text)
         if shown == view.text:
             break
@@ -216,11 +280,14 @@ def _resolved(text: str, reading: _Reading) -> View:
     return view
 
 
-def _pieces_of(before: View, reading: _Reading) -> list[_Piece]:
-    """Return the pieces of the view that `before` is without its tokens."""
+def _pieces_of(
+    before: View, reading: _Reading, begin: int = 0, end: int | None = None
+) -> list[_Piece]:
+    """Return the pieces of the view that `before`, or a part of it, is without its tokens."""
     pieces: list[_Piece] = []
-    length = done = 0
-    for match in reading.token.finditer(before.text):
+    length, done = 0, begin
+    end = len(before.text) if end is None else end
+    for match in reading.token.finditer(before.text, begin, end):
         start, stop = match.span()
         instead = reading(match)
         if instead == match[0]:
@@ -230,15 +297,15 @@ def _pieces_of(before: View, reading: _Reading) -> list[_Piece]:
             length += start - done
         if match.lastgroup == "bytes":
             for number in re.finditer(r"\d+", match[0]):
-                begin, end = number.span()
-                pieces.append(_Piece(length, length + 1, start + begin, start + end))
+                first, last = number.span()
+                pieces.append(_Piece(length, length + 1, start + first, start + last))
                 length += 1
         elif instead:
             pieces.append(_Piece(length, length + len(instead), start, stop))
             length += len(instead)
         done = stop
-    if done < len(before.text):
-        pieces.append(_Piece(length, length + len(before.text) - done, done, len(before.text)))
+    if done < end:
+        pieces.append(_Piece(length, length + end - done, done, end))
     return _composed(pieces, before)
 
 
@@ -280,6 +347,8 @@ def meaning(match: re.Match[str]) -> str:
         return data.decode("utf-8", "ignore")
     if kind == "doubled":
         return '"'
+    if kind == "tab":
+        return "\t"
     if kind == "esc":
         return "\x1b"
     if kind == "same":
@@ -317,9 +386,11 @@ def _overprint(view: View) -> View:
 _BARE = _Reading(TOKEN)
 _PAYLOAD = _Reading(PAYLOAD_TOKEN)
 _PRINTED = _Reading(TOKEN, keep="\r")
+_OF_JSON = _Reading(JSON_TOKEN)
+_OF_CSV = _Reading(CSV_TOKEN)
 _VIEWS: tuple[Callable[[str], View], ...] = (
-    lambda text: _resolved(text, _BARE),
-    lambda text: _resolved(text, _PAYLOAD),
-    lambda text: _overprint(_resolved(text, _PRINTED)),
+    lambda text: _resolved(_whole(text), _BARE),
+    lambda text: _resolved(_whole(text), _PAYLOAD),
+    lambda text: _overprint(_resolved(_whole(text), _PRINTED)),
 )
 """Bare; with what string sequences hold; and as a terminal shows it."""

@@ -20,11 +20,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
+from itertools import chain
 from secrets import token_bytes
 from typing import NamedTuple, TypeVar
 
 from dsmops.logs.blocks import cut_blocks, few_lines, read_chunks
-from dsmops.logs.disguise import DISGUISED, View, has_more_views, unveil, views
+from dsmops.logs.disguise import View, has_more_views, is_disguised, lines_within, unveil, views
 from dsmops.logs.plain_text import without_colours
 from dsmops.logs.rules import (
     OPEN_HINT,
@@ -63,14 +64,13 @@ _RULES_BY_NEEDLE = {
 text is 6 times faster than for bytes in bytes."""
 _RULES_WITHOUT_NEEDLE = sum(1 << place for place, rule in enumerate(RULES) if not rule.needles)
 _OPEN_NEEDLES = [*map(_as_latin, OPEN_NEEDLES)]
-_MAY_DISGUISE = (*"\\%#^&[", '""')
-"""What a disguise of printable ASCII characters has in it."""
 SECRET_RULES = frozenset({"aws", "cookie", "authorization", "key", "jwt", "token", "pem"})
 """Rules whose findings give access to something. The others find people and what they said."""
 MOST_PASSES = 8
 _FEW_KEYS = 32
-_MOST_KEPT, _LONGEST_KEPT = 4096, 1000
-"""Entries of a cache, and the length of a line in one: caches stay small on any log."""
+_MOST_KEPT, _LONGEST_KEPT, _MOST_LONG = 4096, 1000, 4
+"""Entries of a cache, and the length of a line in one: caches stay small on any log. Of longer
+lines the last few."""
 
 
 def shape_of(text: bytes) -> bytes:
@@ -89,14 +89,7 @@ def _shape(text: str) -> bytes:
 
 
 def _is_disguised(shape: bytes) -> bool:
-    text = shape.decode("utf-8", "surrogateescape")
-    if text.isascii() and text.isprintable():
-        # Most lines hold none of these signs, and to look for one is fast.
-        for sign in _MAY_DISGUISE:
-            if sign in text:
-                return DISGUISED.search(text) is not None
-        return False
-    return DISGUISED.search(text) is not None
+    return is_disguised(shape.decode("utf-8", "surrogateescape"))
 
 
 def _rules_of(shape: bytes) -> Iterator[Rule]:
@@ -121,7 +114,7 @@ def _may_open(shape: bytes) -> bool:
     lower = shape.lower().decode("latin-1")
     for needle in _OPEN_NEEDLES:
         if needle in lower:
-            return _OPEN_HINT.search(shape) is not None
+            return _OPEN_HINT.search(lower.encode("latin-1")) is not None
     return False
 
 
@@ -170,8 +163,8 @@ class Redactor:
         self.counts: Counter[str] = Counter()
         self._key = key
         self._looks_by_shape: dict[bytes, _Looks] = {}
-        self._last_looks = (b"", _Looks((), may_open=False, disguised=False))
-        """Of the last shape, which may be too long for the others."""
+        self._long_looks: dict[bytes, _Looks] = {}
+        """Of the last few shapes that are too long for the others."""
         self._known: dict[str, _Known] = {}
         self._long: tuple[str, str, Counter[str]] | None = None
         """The last long line outside of blocks, what became of it, and its hits."""
@@ -256,10 +249,9 @@ class Redactor:
 
     def looks(self, shape: bytes) -> _Looks:
         """Return what lines of a shape may hold; for most shapes nothing."""
-        looks = self._looks_by_shape.get(shape)
+        known = self._looks_by_shape if len(shape) <= _LONGEST_KEPT else self._long_looks
+        looks = known.get(shape)
         if looks is None:
-            if shape == self._last_looks[0]:
-                return self._last_looks[1]
             looks = _Looks(
                 tuple(
                     rule
@@ -269,8 +261,9 @@ class Redactor:
                 b"----" in shape or _may_open(shape),
                 _is_disguised(shape),
             )
-            _remember(self._looks_by_shape, shape, looks)
-            self._last_looks = shape, looks
+            if len(known) >= (_MOST_KEPT if known is self._looks_by_shape else _MOST_LONG):
+                known.clear()
+            known[shape] = looks
         return looks
 
     def _outside(self, text: str) -> str:
@@ -312,20 +305,25 @@ class Redactor:
 
     def _look_at(self, text: str, looks: _Looks) -> _Known:
         plain = unveil(text) if looks.disguised else text
+        within = next(lines_within(text), None)
         if (
             looks.disguised
             and not looks.rules
             and not self.looks(_shape(plain)).loud_undisguised
+            and not (within and self.looks(_shape(within.text)).loud_undisguised)
             and not has_more_views(text)
         ):
             return _Known(text, (), opens_pem=False, opens=None)
         may_open = looks.may_open or plain is not text
+        opens = None
+        if may_open:
+            opens = (opened_block(within.text) if within else None) or opened_block(plain)
         shown, hits = self._apply(text, disguised=looks.disguised)
         return _Known(
             shown,
             tuple(hits),
             opens_pem=may_open and opens_pem(plain),
-            opens=opened_block(plain) if may_open else None,
+            opens=opens,
         )
 
     def _apply(self, text: str, *, disguised: bool) -> tuple[str, list[str]]:
@@ -344,18 +342,21 @@ class Redactor:
                 keys[value] = shown
             return shown
 
+        seen = _Views(text, disguised=disguised)
         for _ in range(MOST_PASSES):
             before = len(hits)
             # The view without disguise comes first: there a value has its own pseudonym.
-            number, seen = 0, _Views(text) if disguised else None
-            while seen and (view := seen.get(number)):
+            number = 0
+            if seen.line != text:
+                seen = _Views(text, disguised=disguised)
+            while view := seen.get(number):
                 for rule in self.looks(_shape(view.text)).rules:
                     edits = list(_edits(rule, view.text, pseudonym))
                     if not edits:
                         continue
                     text = _edited(text, edits, view)
                     hits += [rule.name] * len(edits)
-                    seen = _Views(text)
+                    seen = _Views(text, disguised=disguised)
                     if (view_now := seen.get(number)) is None:
                         break
                     view = view_now
@@ -371,7 +372,7 @@ class Redactor:
 
     def _inside_pem(self, text: str) -> str:
         self._pem_lines_left -= 1
-        view = next(views(text), None)
+        view = next(chain(lines_within(text), views(text)), None)
         edits, ended = pem_edits(view.text if view else text)
         if ended:
             self._pem_lines_left = 0
@@ -380,7 +381,7 @@ class Redactor:
         return _edited(text, edits, view)
 
     def _inside_block(self, text: str, kind: str) -> str:
-        view = next(views(text), None)
+        view = next(chain(lines_within(text), views(text)), None)
         edits = block_edits(kind, view.text if view else text, self._pseudonym)
         if edits is None or kind in ("value", "line") or (kind in ("part", "word") and edits):
             self._open_block = None
@@ -399,8 +400,9 @@ class Redactor:
 class _Views:
     """The views of one text, each made when it is asked for."""
 
-    def __init__(self, text: str) -> None:
-        self._rest = views(text)
+    def __init__(self, text: str, *, disguised: bool) -> None:
+        self.line = text
+        self._rest = chain(lines_within(text), views(text) if disguised else ())
         self._made: list[View] = []
 
     def get(self, number: int) -> View | None:

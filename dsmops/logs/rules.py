@@ -96,17 +96,24 @@ class Rule:
 # --- what stands before a line ---------------------------------------------------------------------
 
 _STAMP = r"20\d\d-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d{1,9})?(?:Z|[+-]\d\d:?\d\d|)"
-_TAG = r"[^\s:\[\]]{1,100}(?:\[\d{1,10}\])?:"
+_TAG = r"[^\s:\[\]<\"]{1,100}(?:\[\d{1,10}\])?:"
+# What syslog and the journal write as time.
+_TIME = (
+    rf"(?: {_STAMP} | [A-Z][a-z]{{2}}\s{{1,2}}\d{{1,2}}\s[\d:.]{{8,15}} | \d{{10}}\.\d{{6}}"
+    rf" | [A-Z][a-z]{{2}}\s{_STAMP}\s[A-Z]\w{{1,5}} | \[\s{{0,8}}\d{{1,9}}\.\d{{6}}\] )"
+)
 PREFIX = re.compile(
     rf"""(?: \s* (?:
-        \{{ (?: [^{{}}]{{0,2000}}?, )?? \s? "(?:log|message|msg|MESSAGE|line|text)" \s? : \s? "
-      | {_STAMP} \s (?: stdout | stderr ) \s [FP] (?:\s|$)
+        {_STAMP} \s (?: stdout | stderr ) \s [FP] (?:\s|$)
       | {_STAMP} \s+ (?:TRACE|DEBUG|INFO|WARN|ERROR) \s [A-Za-z_][\w:]{{0,100}}: (?: \s \S{{1,300}}:\d{{1,9}}: )?
-      | {_STAMP} \s [^\s:\[\]]{{1,100}} \s {_TAG} | [A-Z][a-z]{{2}} \s{{1,2}}\d{{1,2}} \s [\d:.]{{8,15}} \s \S{{1,100}} \s {_TAG}
+      | {_STAMP} \s+ (?:TRACE|DEBUG|INFO|NOTICE|WARN(?:ING)?|ERROR|CRITICAL) \s+ [\w.:]{{1,100}} (?: \s- | : ) (?=\s)
+      | {_TIME} \s [^\s:\[\]]{{1,100}} \s {_TAG}
+      | {_STAMP} (?: \s [^\s\[]{{1,128}} ){{4}} \s (?: - | \[ [^\]]{{0,1000}} \] ) (?=\s|$)
+      | {_STAMP} \s \d\d[OE][+\s]
       | {_STAMP} (?=\s)
       | \[ 20\d\d-\d\d-\d\d \s [^\]]{{1,60}} \] \s \[[^\]\s]{{1,9}}\] \s \[[^\]\s]{{1,100}}\] (?: \s \S{{1,300}}:\d{{1,9}}: )?
       | \[pod/[^\]\s]{{1,300}}\] | <\d{{1,3}}> (?: 1 \s )? | [\w./@-]{{1,100}} \s{{0,100}} \|(?=\s|$)
-      | [+>|;*#-]{{1,3}} (?=[\s"'A-Za-z]) | // | /\* | \d{{1,6}} [:-] (?=\s)
+      | [+>|;*#-]{{1,3}} (?=[\s"'\w/<]|$) | // | /\* | \d{{1,6}} (?: - (?=\s) | : | \t )
     ) ){{0,6}} \s*""",
     re.ASCII | re.VERBOSE,
 )
@@ -404,11 +411,12 @@ _PLACED = rf"""
       | (?(line) (?: \s{{1,40}} | , | \s{{1,40}}\|\s ) (?= \S{{8,200}} \s* (?: $ | " \s? [,}}] ) ) (?= \S{{0,199}}\d ) (?= \S{{0,199}}[A-Za-z] ) | (?!) )
       | (?(line) (?: \s{{2,40}} | \t | \s{{1,40}}[{_BAR}]\s )
           (?! (?i: {_TYPE_WORD} ) (?![\w-]) ) (?= [^\s|]{{6,200}} \s* (?: $ | " \s? [,}}] ) ) | (?!) )
+      | (?(line) (?: (?<=[A-Z]) \s (?= [\w+=-]{{21,200}} \s* $ ) | ["'] , \s ["'] (?= \S{{2,400}} ["'] \s* $ ) ) | (?!) )
     ) (?: (?(element) (?P<inner> [^\s<] .{{0,4000}}? (?= \s* </ ) | [^\s<>]+ ) | (?!) )
       | (?(cell) (?P<column> (?: [^<{_BAR}]+? | [^{_BAR}]+? (?= \s* [{_BAR}] ) ) (?= [*`]{{0,2}} \s* (?: [{_BAR}] | </ ) ) | [^\s<>{_BAR}]+ ) | (?!) )
       | (?(attribute) (?P<set> [^<>]{{1,4000}}? (?= \\*["'] \s* (?: [\s/>,;)}}\]] | $ ) | \s-- ) ) | (?!) )
       | (?(statement) (?P<stated> \S+ (?: [ ] (?! \w{{1,80}}= | \\ ) \S+ ){{0,20}}? (?= \s* (?: ["'](?!\w) | $ ) ) ) | (?!) )
-      | (?(line) (?P<word> (?! [<>{_BAR}] ) \S+? (?= \s | $ | "\s?[,}}] ) ) | (?!) ) | (?(jar) (?P<kept> \S+ ) | (?!) )
+      | (?(line) (?P<word> (?! [<>{_BAR}] ) \S+? (?= \s | ["']?$ | "\s?[,}}] ) ) | (?!) ) | (?(jar) (?P<kept> \S+ ) | (?!) )
       | (?(tuple) (?: {_QUOTED} | {_LIST} ) | (?!) )
       | (?P<bare> (?! [<>{_BAR}] ) [^\s"'<>`&]+ ) )
 """
@@ -628,14 +636,15 @@ _NAMED_HINT = (
     r"(?i:[hdnsy][-_]?ids?|keys?|code|secret|pass(?:wd|word|phrase|code|wort|e)?|kennwort|otp|auth|pwd|credentials?|jwt|(?<!\btext_)token|signature|string)"
     rf"{_FOLLOWS_HINT}|(?:--|(?<=\s)-)[A-Za-z0_][\w.$-]{{0,200}}\s"
 )
-_NAME_WORD = (
-    "(?i:[hdnsy][-_]?ids?|keys?|code|secret|pass(?:wd|word|phrase|code|wort|e)?|kennwort|otp|auth"
-    "|pwd|credentials?|jwt|token|signature|string)"
+_NAME_WORDS = (
+    "[hdnsy][-_]?ids?|keys?|code|secret|pass(?:wd|word|phrase|code|wort|e)?|kennwort|otp|auth"
+    "|pwd|credentials?|jwt|token|signature|string"
 )
+_NAME_WORD = f"(?i:{_NAME_WORDS})"
 _BARS = "(?:[|]|│|┃|║)"
 _PLACED_HINT = (
     rf"(?:ENV|setx|setenv|#define|set\s-\w{{1,4}}|(?i:env:))\s{{0,3}}[\"']?[\w.$ -]{{0,120}}?{_NAME_WORD}"
-    rf"|(?:[<>:]|{_BARS})\s{{0,40}}[*`]{{0,2}}[\"']?[\w.$ -]{{0,120}}?{_NAME_WORD}[\"'*`]{{0,3}}(?:[\s><]|{_BARS})"
+    rf"|(?:[<>:]|{_BARS})\s{{0,40}}[*`]{{0,2}}[\"']?[\w.$ -]{{0,120}}?{_NAME_WORD}[\"'*`]{{0,3}}(?:[\s><]|,\s[\"']|{_BARS})"
     rf"|=\\*[\"']?[\w.$ -]{{0,120}}?{_NAME_WORD}\\*(?:[\"']|::)|\{{\s?[\"']?[\w.$-]{{0,120}}?{_NAME_WORD}[\"']?\s?,"
     rf"|{_NAME_WORD}(?:\s{{1,40}}|,|\s{{1,40}}{_BARS}\s)\S+(?:\s*$|(?:\\[nr])*\"\s?[,}}])|\t0+\t[\w.$ -]{{0,120}}?{_NAME_WORD}\t"
 )
@@ -644,9 +653,6 @@ _ASSIGNED_HINT = rf"""["'][\w.$ -]{{0,120}}?{_NAME_WORD}[=:]"""
 _HIDDEN_WORDS = "(?i:secret|pass(?:wd|word|phrase|wort)?|kennwort)"
 _ALONE_HINT = rf"{_HIDDEN_WORDS}\]?[*`]{{0,2}}\s{{0,16}}[:=]"
 _WORDS_HINT = rf"{_HIDDEN_WORDS}\s?[=:]\s?[^\s\"',;=:(){{}}\[\]|&<]+[ ]"
-_ANNOUNCED = (
-    "(?i:[hdnsy][-_]?ids?|keys?|secret|passwd|password|passphrase|pwd|credentials?|jwt|token)"
-)
 
 
 _TEXT_NEEDLES = words("text prompt transcript")
@@ -798,23 +804,11 @@ RULES: tuple[Rule, ...] = (
 
 # --- what stands around the lines of a block ------------------------------------------------------
 
-_END_OF_STRING = re.compile(r'"\s*+(?:,\s*+"|\}\s*+$)', re.ASCII)
-
 
 def inner_span(text: str) -> tuple[int, int]:
     """Return where in a line that is part of a block its own content begins and ends."""
     found = PREFIX.match(text)
-    begin = found.end() if found else 0
-    end = len(text.rstrip())
-    is_object = text.lstrip().startswith("{") and text.endswith("}", begin, end)
-    if not is_object or not (found := _END_OF_STRING.search(text, begin)):
-        return begin, end
-    end = found.start()
-    while text.endswith("\\n", begin, end):
-        end -= len("\\n")
-    if text.endswith("\\r", begin, end):
-        end -= len("\\r")
-    return begin, begin + len(text[begin:end].rstrip())
+    return found.end() if found else 0, len(text.rstrip())
 
 
 # --- PEM over several lines -----------------------------------------------------------------------
@@ -872,7 +866,7 @@ _LIST_OPEN = {
 _NAME_LINE = re.compile(
     rf"""(?: (?P<field> (?i: \b(?:name|key|field|header|variable) ) (?:\\*["'])? \s{{0,3}} [:=] \s{{0,3}} (?:\\*["'])? )
       | (?P<block> (?<!\w)variable \s{{1,3}} " ) | (?P<tag> < (?:key|td|th|dt) > \s? ) | (?P<option> (?:^|[\s"'\[,]) -- )
-      | (?P<part> form-data; \s name= ["']? ) | (?P<number> (?:^|\s) \d{{1,9}}\) \s " )
+      | (?P<part> form-data; \s name= ["']? ) | (?P<number> (?<![\w.]) \d{{1,9}}\) \s " )
       | (?<![\w.-]) )
     {_CREDENTIAL_NAME}
     (?: (?(field) (?:\\*["'])? \s*+ ,? \s*+ | (?!) ) | (?(block) " \s*+ \{{ \s*+ | (?!) ) | (?(tag) \s? </\w{{1,9}}> \s*+ | (?!) )
@@ -886,17 +880,24 @@ _LOGIN_LINE = re.compile(
     r"\s*(?:machine\s{1,9}\S{1,253}\s{1,9})?login\s{1,9}\S{1,100}\s*", re.ASCII
 )
 # What Jenkins prints at its first start.
-_FOLLOWING_HINT = r"(?i:following)\s(?:\w{1,20}\s){0,2}(?i:password|token|key|secret)\b"
+_FOLLOWING_HINT = r"following\s(?:\w{1,20}\s){0,2}(?:password|token|key|secret)\b"
 # Of these the next lines show no secrets.
 _ABOUT_SECRETS = "types?|names?|files?|ids?|kinds?|lengths?|counts?|paths?|sizes?|hash(?:es)?"
-_FOLLOWING = re.compile(rf"{_FOLLOWING_HINT}(?!\s(?i:{_ABOUT_SECRETS})\b).{{0,60}}:\s*", re.ASCII)
-OPEN_HINT = (
-    rf"""{_NAME_WORD}(?:\\*["'])?\s*+(?:,?\s*+$|\{{\s*+$|</\w{{1,9}}>\s*+$|[:=]\s*+<<)|(?i:{_ANNOUNCED}|texts?|prompt|transcripts?)"""
-    r"""(?:\\*["'`])?[\])}]{0,2}\s{0,16}[|?+:]{0,2}[=:]>?(?:\s*+(?:Some\()*[\w ]*+[(\[{|>][+-]?)?\s*+(?:[#/].*)?$"""
-    rf"""|(?i:{_ANNOUNCED}|texts?|prompt|transcripts?)(?:\\*["'`])?[\])}}]{{0,2}}\s{{0,16}}[|?+:]{{0,2}}[=:]>?\s*+[\w ]*+[(\[{{]"""
-    rf"""|=>\sArray\s*$|^\s*+\{{.*{_NAME_WORD}|login\s+\S+\s*$|{_FOLLOWING_HINT}|{_NAME_WORD}["'`*]{{0,3}}\s*(?:[,;\t)]|{_BARS}|\s\s\w)|{_NAME_WORD}["'`*]{{0,3}}\s*+$"""
+_FOLLOWING = re.compile(
+    rf"(?i:{_FOLLOWING_HINT})(?!\s(?i:{_ABOUT_SECRETS})\b).{{0,60}}:\s*", re.ASCII
 )
-"""A line on which a list of secrets, or a value of the next line, may begin."""
+# Where the line ends, a bracket opens or another name comes: one look at each name for all of them.
+_OPENS = (
+    rf"""(?:\\*["'])?\s*+(?:,?\s*+$|\{{\s*+$|</\w{{1,9}}>\s*+$|[:=]\s*+<<)"""
+    r"""|(?:\\*["'`])?[\])}]{0,2}\s{0,16}[|?+:]{0,2}[=:]>?"""
+    r"""(?:(?:\s*+(?:some\()*[\w ]*+[(\[{|>][+-]?)?\s*+(?:[#/].*)?$|\s*+[\w ]*+[(\[{])"""
+    rf"""|["'`*]{{0,3}}\s*(?:[,;\t)]|{_BARS}|\s\s\w)|["'`*]{{0,3}}\s*+$"""
+)
+OPEN_HINT = (
+    rf"""(?:^|")\s*+\{{.*(?:{_NAME_WORDS})|=>\sarray\s*$|login\s+\S+\s*$|{_FOLLOWING_HINT}"""
+    rf"|(?=[acdhjknopsty])(?:{_NAME_WORDS}|texts?|prompt|transcripts?)(?:{_OPENS})"
+)
+"""A line on which a list of secrets, or a value of the next line, may begin, in lower case."""
 
 
 _OPENED_BY = (("option", "line"), ("heredoc", "line"), ("number", "line"), ("part", "part"))
@@ -913,9 +914,6 @@ def opened_block(text: str) -> str | None:
     """
     begin, end = inner_span(text)
     inner = text[begin:end]
-    is_wrapped = len(inner) < len(text.strip()) and text.lstrip().startswith("{")
-    if is_wrapped and (found := opened_block(inner)):
-        return found  # The line of another program in the JSON of a collector.
     found = None
     for kind, pattern in _LIST_OPEN.items():
         if pattern.search(text):
@@ -931,7 +929,7 @@ def opened_block(text: str) -> str | None:
         return "line"
     if (following := _FOLLOWING.search(inner)) and following.end() == len(inner):
         return "word"
-    return "value" if _LOGIN_LINE.fullmatch(text) else _opened_columns(text)
+    return "value" if _LOGIN_LINE.fullmatch(inner) else _opened_columns(text)
 
 
 _STRING_ITEM = re.compile(
@@ -992,6 +990,9 @@ def _opened_columns(text: str) -> str | None:
     begin, end = inner_span(text)
     for name, separator in _SEPARATORS.items():
         if separator.search(text if name == "bar" else text[begin:end]):
+            first = separator.split(text[begin:end], 1)[0] if name != "bar" else ""
+            if first and not _TITLE.fullmatch(first.strip(" \"'`*")):
+                continue
             cells = [text[start:stop] for start, stop in _cells(name, text)]
             if len(cells) > 1 and all(map(_TITLE.fullmatch, cells)):
                 return _columns_kind(name, cells)

@@ -15,7 +15,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from typing import Any
 
-from dsmops.logs.disguise import DISGUISED, PAYLOAD_TOKEN, TOKEN, has_more_views, meaning
+from dsmops.logs.disguise import (
+    CSV_CELL,
+    DISGUISED,
+    MESSAGE,
+    PAYLOAD_TOKEN,
+    TOKEN,
+    has_more_views,
+    meaning,
+)
 from dsmops.logs.reader import MOST_SERVICES
 from dsmops.logs.redaction import MIN_VALUE_CHARS, MOST_PASSES
 from dsmops.logs.rules import (
@@ -358,12 +366,12 @@ class Oracle:
         if self.options.key is None:
             return text
         if self.pem_left and message:
-            seen = unveiled(text)
+            seen = first_seen(text)
             edits, ended = pem_edits(seen[0])
             self.pem_left = 0 if ended else self.pem_left - bool(edits)
             text = edited(text, edits, seen) if edits else text
         if self.block_kind and not stamped:
-            seen, kind = unveiled(text), self.block_kind
+            seen, kind = first_seen(text), self.block_kind
             edits = block_edits(kind, seen[0], self.pseudonym)
             if edits is None or kind in ("value", "line"):
                 self.block_kind = ""
@@ -374,17 +382,19 @@ class Oracle:
         plain = unveiled(text)[0]
         if PEM_OPEN.search(plain):
             self.pem_left = PEM_LINES
-        self.block_kind = opened_block(plain) or self.block_kind
+        opened = [opened_block(seen[0]) for seen in plain_lines_within(text)[:1]]
+        self.block_kind = next(filter(None, [*opened, opened_block(plain), self.block_kind]), "")
         self.keys = {}
         for _ in range(MOST_PASSES):
             before = sum(self.counts.values())
-            number, seen_all = 0, plain_views(text)
+            number, seen_all = 0, plain_lines_within(text) + plain_views(text)
             while number < len(seen_all):
                 for rule in RULES:
                     if number < len(seen_all):
                         after = self.by_rule(rule, text, seen_all[number])
                         if after != text:
-                            text, seen_all = after, plain_views(after)
+                            text = after
+                            seen_all = plain_lines_within(text) + plain_views(text)
                 number += 1
             for rule in RULES:
                 text = self.by_rule(rule, text, None)
@@ -481,6 +491,45 @@ def unveiled(text: str) -> Seen:
     return resolved(text, TOKEN)
 
 
+def first_seen(text: str) -> Seen:
+    return next(iter(plain_lines_within(text)), unveiled(text))
+
+
+def plain_lines_within(text: str) -> list[Seen]:
+    """The innermost line in JSON or a cell of CSV, without its disguise and with it."""
+    seen = identity(text)
+    for _ in range(4):
+        shown, places = seen
+        cell = CSV_CELL.search(shown)
+        message = MESSAGE.search(shown, shown.index("{")) if "{" in shown else None
+        if not (found := cell or message):
+            break
+        out, where, at = "", [], found.start("inner")
+        while at < found.end("inner"):
+            width, char = 1, shown[at]
+            if cell and char == '"':
+                width = 2
+            elif not cell and (spelled := re.match(r"\\(?:u[0-9a-fA-F]{4}|.)", shown[at:])):
+                sign = spelled[0][1]
+                width = len(spelled[0]) if sign in 'u"\\/tnrbf' else 1
+                char = {"t": "\t"}.get(sign, " " if sign in "nrbf" else sign)
+                if width == 6:
+                    code = int(shown[at + 2 : at + 6], 16)
+                    char = "" if 0xD800 <= code < 0xE000 else chr(code)
+                elif sign == "u":
+                    width, char = 1, "\\"
+                char = char if width > 1 else "\\"
+            if char:
+                out += char
+                where.append((places[at][0], places[at + width - 1][1]))
+            at += width
+        seen = out.rstrip(), where[: len(out.rstrip())]
+    if seen == identity(text):
+        return []
+    bare = resolved_from(seen, TOKEN)
+    return [seen] if bare[0] == seen[0] else [bare, seen]
+
+
 def plain_views(text: str) -> list[Seen]:
     if not DISGUISED.search(text):
         return []
@@ -495,7 +544,11 @@ def plain_views(text: str) -> list[Seen]:
 
 
 def resolved(text: str, token: re.Pattern[str], *, keep: bool = False) -> Seen:
-    shown, places = identity(text)
+    return resolved_from(identity(text), token, keep=keep)
+
+
+def resolved_from(seen: Seen, token: re.Pattern[str], *, keep: bool = False) -> Seen:
+    shown, places = seen
     for _ in range(4):
         if not DISGUISED.search(shown):
             break

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsmops.logs import Redactor, redact, scan
-from dsmops.logs.disguise import unveil, views
+from dsmops.logs.disguise import lines_within, unveil, views
 from tests.logs.disguises import DISGUISES, Disguise, messages
-from tests.logs.oracle import plain_views
+from tests.logs.oracle import plain_lines_within, plain_views
 
 KEY = b"a key for tests only"
 
@@ -122,6 +122,31 @@ def test_unveiling_is_the_first_view(text: str) -> None:
     text = text.replace("\n", " ")
     first = next(views(text), None)
     assert first is None or unveil(text) in {first.text, text}
+
+
+WITHIN = [
+    '{"log":"',
+    '"}',
+    '{"a":1,"message": "',
+    "\\n",
+    "\\t",
+    '\\"',
+    "\\\\",
+    "\\u0061",
+    "\\ud83d",
+]
+WITHIN += ['a,"{""log"": ""', '""}"', '""', "\\", '\\""', "\\/"]
+
+
+@given(text=st.lists(st.sampled_from(WITHIN + PIECES), max_size=14).map("".join))
+def test_lines_within_are_what_the_plain_way_finds(text: str) -> None:
+    """What JSON and CSV hold equals that of an implementation that goes character by character."""
+    expected = plain_lines_within(text)
+    found = list(lines_within(text))
+    assert [view.text for view in found] == [shown for shown, _ in expected]
+    for view, (shown, places) in zip(found, expected, strict=True):
+        for index in range(len(shown)):
+            assert view.spans(index, index + 1) == [places[index]]
 
 
 def test_a_line_without_disguise_has_no_views() -> None:

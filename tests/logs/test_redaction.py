@@ -636,6 +636,10 @@ def _keys(count: int) -> str:
 
 LINES: dict[str, Callable[[int], str]] = {
     "escapes": lambda count: "\x1b[" * count,
+    "escapes that hide keys": lambda count: "".join(
+        f"\x1b[{n}mtok\x1b[{n + 1}men=abcdefgh{n:08d} \\u0074oken=abcdefgh{n:08x}"
+        for n in range(count // 16)
+    ),
     "strings of a terminal": lambda count: "\x1b]" * count,
     "many keys": lambda count: _keys(count // 8),
     "BEGIN without END": lambda count: "-----BEGIN A-----;" * (count // 4),
