@@ -11,15 +11,19 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import queue
 import signal
 import socket
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from multiprocessing.connection import Connection
-from typing import NamedTuple
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +40,7 @@ from dsmops.audio import (
 )
 from dsmops.errors import DsmopsError, FileAccessError, InputError, RemoteError
 from dsmops.operations.speech.many.ahead import PIECE_FRAMES
-from dsmops.operations.speech.many.inputs import opened
+from dsmops.operations.speech.many.inputs import BUCKET, opened
 from dsmops.operations.speech.many.listing import ListedRecording
 from dsmops.operations.speech.many.work import allow_open_files
 
@@ -47,6 +51,8 @@ _OF_ONE = InputError | FileAccessError | RemoteError
 """Errors of a recording; with others nothing can be read."""
 _MOST_PROCESSES = 8
 """Enough for 400 slots of an H200: each decodes some 10,000 frames a second."""
+_FETCHES = 4
+"""Objects of a bucket that a process fetches at a time."""
 _FIRST_PIECES = 5
 """Recordings that begin together have first pieces of so many lengths, so that the engine need not
 wait for all of them at once, neither at first nor later."""
@@ -73,11 +79,17 @@ class _Piece(NamedTuple):
 
 
 class _Reader:
-    """A recording in the process that reads it."""
+    """A recording in the process that reads it. `source` gives its file, or raises why not."""
 
-    def __init__(self, number: int, listed: ListedRecording) -> None:
+    def __init__(
+        self,
+        number: int,
+        listed: ListedRecording,
+        source: AbstractContextManager[Path | BinaryIO],
+    ) -> None:
         self._next_frames = PIECE_FRAMES * (1 + number % _FIRST_PIECES) // _FIRST_PIECES
         self._listed = listed
+        self._source = source
         self._meter = LevelMeter()
         self._duration_s = listed.duration_s
         self._error: DsmopsError | None = None
@@ -95,7 +107,7 @@ class _Reader:
         """Yield its frames. Where it cannot be read to its end, stop and remember why."""
         listed = self._listed
         try:
-            with opened(listed.file) as source, open_audio(source) as audio:
+            with self._source as source, open_audio(source) as audio:
                 self._duration_s = self._duration_s or audio.duration_s
                 # In pieces of a frame's length, by which silence is judged.
                 pieces = audio.blocks(FRAME_S)
@@ -117,24 +129,74 @@ class _Reader:
             yield block
 
 
+_Asked = queue.SimpleQueue[tuple[int, ListedRecording | None] | None]
+"""Recordings by their numbers, each the first time with what it is. None: no more will come."""
+
+
 def _serve(connection: Connection, open_files: int) -> None:
-    """Be a process that decodes: answer each number of a recording with its next piece."""
+    """Be a process that decodes, until the caller is gone."""
     # Signals to the group are for the caller, with whose end of the pipe this one ends too.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     allow_open_files(open_files)
+    answer_all(connection)
+    # Without waiting for objects that are still being fetched.
+    os._exit(0)
+
+
+def answer_all(connection: Connection) -> None:
+    """Answer each number of a recording with its next piece, until the caller is gone.
+
+    An object of a bucket is fetched beside this, and its first piece comes when it is there, after
+    those of others.
+    """
+    asked: _Asked = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=[connection, asked], daemon=True).start()
+    fetching = ThreadPoolExecutor(_FETCHES, thread_name_prefix="fetch")
     readers: dict[int, _Reader] = {}
-    # The caller, at the other end, is gone.
-    with suppress(EOFError, OSError), _socket_of(connection) as samples:
-        while True:
-            number, listed = connection.recv()
+    with suppress(OSError), _socket_of(connection) as samples:
+        while (one := asked.get()) is not None:
+            number, listed = one
+            if listed is not None and listed.file.startswith(BUCKET):
+                fetched = fetching.submit(_fetch, listed.file)
+                readers[number] = _Reader(number, listed, _fetched(fetched))
+                fetched.add_done_callback(partial(_tell, asked, number))
+                continue
             if listed is not None:
-                readers[number] = _Reader(number, listed)
+                readers[number] = _Reader(number, listed, opened(listed.file))
             piece = readers[number].piece()
             if piece.is_last:
                 del readers[number]
-            connection.send((len(piece.frames), piece.facts, piece.is_last))
+            connection.send((number, len(piece.frames), piece.facts, piece.is_last))
             samples.sendall(piece.frames.data)
+    fetching.shutdown(wait=False, cancel_futures=True)
+
+
+def _listen(connection: Connection, asked: _Asked) -> None:
+    """Pass on what the caller asks for, and at last None."""
+    with suppress(EOFError, OSError):
+        while True:
+            asked.put(connection.recv())
+    asked.put(None)
+
+
+def _tell(asked: _Asked, number: int, _: object) -> None:
+    """Have the first piece of an object made, which is there now."""
+    asked.put((number, None))
+
+
+def _fetch(address: str) -> tuple[ExitStack, Path | BinaryIO]:
+    """Return an object in a temporary file, which the stack closes. Raises as `opened`."""
+    with ExitStack() as stack:
+        source = stack.enter_context(opened(address))
+        return stack.pop_all(), source
+
+
+@contextmanager
+def _fetched(fetched: Future[tuple[ExitStack, Path | BinaryIO]]) -> Iterator[Path | BinaryIO]:
+    stack, source = fetched.result()
+    with stack:
+        yield source
 
 
 def _socket_of(connection: Connection) -> socket.socket:
@@ -161,14 +223,14 @@ class _LostError(Exception):
 
 
 class _Process:
-    """A process that decodes, and the thread that waits for it. Where it dies, another follows."""
+    """A process that decodes, and the thread that takes its pieces. One that died is replaced."""
 
     def __init__(self, open_files: int) -> None:
         self._open_files = open_files
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="decode")
+        self._lock = threading.Lock()
         self._opened: set[int] = set()
         """Recordings that the process, which may be a second one, has opened."""
-        self._is_ending = False
+        self._asked: dict[int, Future[_Piece]] = {}
         self.in_hand = 0
         self._start()
 
@@ -177,19 +239,28 @@ class _Process:
 
         The future raises `_LostError` where the process that read it is gone.
         """
-        return self._thread.submit(self._answer, number, listed)
+        piece: Future[_Piece] = Future()
+        with self._lock:
+            if listed is not None:
+                if not self._process.is_alive():
+                    self._lose()
+                    self._close()
+                    self._start()
+                self._opened.add(number)
+            if number not in self._opened:
+                piece.set_exception(_LostError())
+                return piece
+            self._asked[number] = piece
+            try:
+                self._connection.send((number, listed))
+            except OSError:
+                self._lose()
+        return piece
 
     def end(self) -> None:
         """End it, also while it waits for a disk or a bucket."""
-        self._is_ending = True
         self._process.kill()
-        self._thread.shutdown(cancel_futures=True)
-        self._process.join()
         self._close()
-
-    def _close(self) -> None:
-        self._connection.close()
-        self._samples.close()
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
@@ -198,32 +269,35 @@ class _Process:
         self._process = context.Process(target=_serve, args=[theirs, self._open_files], daemon=True)
         self._process.start()
         theirs.close()
+        self._thread = threading.Thread(target=self._take, name="decode", daemon=True)
+        self._thread.start()
 
-    def _restart(self) -> None:
-        self._close()
+    def _close(self) -> None:
+        """Close what belongs to a process that has ended."""
         self._process.join()
-        self._opened.clear()
-        self._start()
+        self._connection.close()
+        self._samples.close()
 
-    def _answer(self, number: int, listed: ListedRecording | None) -> _Piece:
-        if self._is_ending:
-            raise _LostError
-        if listed is not None:
-            if not self._process.is_alive():
-                self._restart()
-            self._opened.add(number)
-        if number not in self._opened:
-            raise _LostError
-        try:
-            self._connection.send((number, listed))
-            count, facts, is_last = self._connection.recv()
-            frames = np.empty((count, FRAME_SAMPLES), np.float32)
-            _receive(self._samples, frames)
-        except (EOFError, OSError) as exc:
-            if not self._is_ending:
-                self._restart()
-            raise _LostError from exc
-        return _Piece(frames, facts, is_last)
+    def _take(self) -> None:
+        """Take pieces until the process is gone, and what it had in hand with it."""
+        connection, samples = self._connection, self._samples
+        with suppress(EOFError, OSError):
+            while True:
+                number, count, facts, is_last = connection.recv()
+                frames = np.empty((count, FRAME_SAMPLES), np.float32)
+                _receive(samples, frames)
+                with self._lock:
+                    piece = self._asked.pop(number)
+                piece.set_result(_Piece(frames, facts, is_last))
+        with self._lock:
+            if connection is self._connection:
+                self._lose()
+
+    def _lose(self) -> None:
+        for piece in self._asked.values():
+            piece.set_exception(_LostError())
+        self._asked.clear()
+        self._opened.clear()
 
 
 class Source:
