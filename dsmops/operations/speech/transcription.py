@@ -21,7 +21,6 @@ from dsmops.audio import (
 from dsmops.dtypes import PLAIN, Quantised
 from dsmops.errors import CheckpointError, DsmopsError
 from dsmops.files import require_other_than
-from dsmops.operations.models.stt import find_stt, load_stt_source
 from dsmops.operations.speech.incomplete import Incomplete
 from dsmops.operations.speech.interruption import Interruption
 from dsmops.progress import SILENT, Progress, waiting
@@ -109,6 +108,8 @@ def transcribe(
     with open_audio(source or "-") as audio:
         prompt_frames = _read_frames(prompting.audio) if prompting.audio else ()
         # torch is imported here, which takes a second or more.
+        from dsmops.operations.models.stt import find_stt, load_stt_source
+
         with waiting(progress, f"Opening {model}"):
             found = find_stt(model, progress=progress)
         require_other_than(target, astuple(found.files), "a file of the model itself")

@@ -114,16 +114,14 @@ def _add_below(
             continue
         if entry.is_dir(follow_symlinks=False):
             _add_below(entry.path, f"{relative}{name}/", endings, files)
-        elif ending(name) in endings:
-            files.append(InputFile(entry.path, relative + name, *_size_and_change(entry)))
-
-
-def _size_and_change(file: os.DirEntry[str]) -> tuple[int | None, int | None]:
-    try:
-        status = file.stat()
-    except OSError:
-        return None, None
-    return status.st_size, status.st_mtime_ns
+        elif name[name.rfind(".") :].lower() in endings:
+            try:
+                status = entry.stat()
+            except OSError:
+                files.append(InputFile(entry.path, relative + name, None, None))
+            else:
+                size_bytes, version = status.st_size, status.st_mtime_ns
+                files.append(InputFile(entry.path, relative + name, size_bytes, version))
 
 
 def _below_prefix(address: str, endings: Collection[str]) -> Iterator[InputFile]:

@@ -110,13 +110,21 @@ class _Found(NamedTuple):
             return f"-{self.offset_s:g}" if self.offset_s else ""
         return f"-{self.offset_s:g}-{self.offset_s + self.duration_s:g}"
 
+    @property
+    def part(self) -> str:
+        """What of the file it is, for its key."""
+        name = "" if self.id is None else f"|{self.id}"
+        return f"{self.offset_s}|{self.duration_s}{name}"
 
-def _key(one: _Found, here: str) -> str:
+
+_WHOLE = "0.0|None"
+"""The `part` of a whole recording without an id."""
+
+
+def _key(file: InputFile, here: str, part: str = _WHOLE) -> str:
     """Return what tells a recording from others, and from itself before it was changed."""
-    (file, _, size_bytes, version), offset_s, duration_s, name = one
-    identity = f"{absolute(file, here)}|{size_bytes}|{version}|{offset_s}|{duration_s}"
-    if name is not None:
-        identity += f"|{name}"
+    path, _, size_bytes, version = file
+    identity = f"{absolute(path, here)}|{size_bytes}|{version}|{part}"
     return hashlib.sha256(identity.encode(errors="surrogateescape")).hexdigest()[:32]
 
 
@@ -139,16 +147,20 @@ def list_recordings(inputs: Sequence[str]) -> list[ListedRecording]:
     loose: list[tuple[str, _Found]] = []
     with without_collector():
         for name in inputs:
+            folder = _many_at(name)
+            if folder is not None:
+                _add_whole(listed, files_in(folder, RECORDING_ENDINGS, "recording"), here)
+                continue
             for one in _found(name):
-                key = _key(one, here)
+                file, offset_s, duration_s, name_given = one
+                key = _key(file, here, one.part)
                 if key in listed:
                     continue
-                file, offset_s, duration_s, name_given = one
                 relative = file.relative
                 if name_given is not None:
                     output = name_given
                 elif relative is not None:
-                    output = relative[: relative.rfind(".")]
+                    output = _without_ending(relative)
                 else:
                     output = ""
                     loose.append((key, one))
@@ -158,6 +170,19 @@ def list_recordings(inputs: Sequence[str]) -> list[ListedRecording]:
         _name_loose(loose, listed, here)
         recordings = list(listed.values())
         return recordings if _differ(recordings) else _with_endings(recordings)
+
+
+def _add_whole(listed: dict[str, ListedRecording], files: Sequence[InputFile], here: str) -> None:
+    """Add the files of a folder, each a whole recording, in half the time that `_Found` takes."""
+    for file in files:
+        key = _key(file, here)
+        if key not in listed:
+            path, relative, size_bytes, _ = file
+            listed[key] = ListedRecording(key, path, _without_ending(relative or ""), size_bytes)
+
+
+def _without_ending(name: str) -> str:
+    return name[: name.rfind(".")]
 
 
 def longest_first(recordings: Sequence[ListedRecording]) -> list[ListedRecording]:
@@ -203,26 +228,42 @@ def _with_endings(recordings: Sequence[ListedRecording]) -> list[ListedRecording
 
 
 def _found(name: str) -> Iterator[_Found]:
-    if name.startswith("@") and not Path(name).exists():
+    if _is_list(name):
         yield from _of_list(Path(name[1:]).expanduser())
-    elif name.lower().endswith(".jsonl") and not name.startswith(BUCKET):
+    elif _is_manifest(name):
         yield from _of_manifest(Path(name).expanduser())
     else:
-        yield from _of_name(name, None)
+        yield from _of_name(name)
 
 
-def _of_name(name: str, known: InputFile | None) -> Iterator[_Found]:
-    """Yield the recordings of a file, a folder or a prefix. `known`: a file that was looked up."""
+def _is_list(name: str) -> bool:
+    return name.startswith("@") and not Path(name).exists()
+
+
+def _is_manifest(name: str) -> bool:
+    return name.lower().endswith(".jsonl") and not name.startswith(BUCKET)
+
+
+def _many_at(name: str) -> str | None:
+    """Return the path of a folder, or the address of a prefix; None where it is something else."""
+    if _is_list(name) or _is_manifest(name):
+        return None
+    path = name if name.startswith(BUCKET) else os.path.expanduser(name)  # noqa: PTH111
+    return path if _holds_many(path) else None
+
+
+def _of_name(name: str) -> Iterator[_Found]:
+    """Yield the recordings of a file, a folder or a prefix."""
     path = name if name.startswith(BUCKET) else os.path.expanduser(name)  # noqa: PTH111
     if _holds_many(path):
         for file in files_in(path, RECORDING_ENDINGS, "recording"):
             yield _Found(file)
         return
     refuse_other_kinds(path, "recording")
-    if known is None and not path.startswith(BUCKET):
+    if not path.startswith(BUCKET):
         with os_errors(path):
             os.stat(path)  # noqa: PTH116 fast
-    yield _Found(known or file_at(path))
+    yield _Found(file_at(path))
 
 
 def _holds_many(path: str) -> bool:
@@ -238,7 +279,7 @@ def _of_list(path: Path) -> Iterator[_Found]:
     ]
     for name, known in zip(names, files_at(names), strict=True):
         if _holds_many(name):
-            yield from _of_name(name, None)
+            yield from _of_name(name)
         else:
             yield _Found(known)
 

@@ -7,13 +7,9 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dsmops.audio import Samples
 from dsmops.dtypes import PLAIN, Quantised
 from dsmops.files import replace_atomically
-from dsmops.operations.models.stt import SttSource, find_stt, load_stt_source
-from dsmops.operations.speech.evaluation import CPU_BATCH_SIZE, GPU_BATCH_SIZE
 from dsmops.operations.speech.incomplete import Incomplete
-from dsmops.operations.speech.many.decoding import FRAME_S, Decoders, Source, decoders
 from dsmops.operations.speech.many.listing import (
     ListedRecording,
     list_recordings,
@@ -31,7 +27,10 @@ from dsmops.progress import SILENT, Progress
 from dsmops.progress import waiting as waiting_for
 
 if TYPE_CHECKING:
+    from dsmops.audio import Samples
     from dsmops.dtypes import ComputeDType
+    from dsmops.operations.models.stt import SttSource
+    from dsmops.operations.speech.many.decoding import Decoders, Source
     from dsmops.worker.models.stt import LoadedStt
     from dsmops.worker.runtime.stt.transcription import Recording
 
@@ -181,11 +180,18 @@ class _Engine:
 
     def run(self, waiting: Sequence[ListedRecording]) -> None:
         """Load the model and transcribe what is waiting, in its order."""
+        # Not where nothing is left to do: a run that is done must end fast.
+        from dsmops.operations.speech.evaluation import GPU_BATCH_SIZE
+        from dsmops.operations.speech.many.decoding import decoders
+
         # They start while the model is loaded.
         with decoders(self._job.batch_size or GPU_BATCH_SIZE) as decoding:
             self._run(waiting, decoding)
 
     def _run(self, waiting: Sequence[ListedRecording], decoding: Decoders) -> None:
+        from dsmops.operations.models.stt import find_stt, load_stt_source
+        from dsmops.operations.speech.evaluation import CPU_BATCH_SIZE, GPU_BATCH_SIZE
+
         job = self._job
         with waiting_for(self._progress, f"Opening {job.model}"):
             found = job.source or find_stt(job.model, progress=self._progress)
@@ -235,6 +241,8 @@ class _Engine:
             yield frame
 
     def _audio_s(self) -> float:
+        from dsmops.operations.speech.many.decoding import FRAME_S
+
         return self._fed_frames * FRAME_S
 
     def _weights_done(self) -> Iterator[float]:
