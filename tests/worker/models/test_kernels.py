@@ -52,9 +52,12 @@ def test_the_extra_goes_with_the_cuda_of_torch(
         ("attention.cu", "attend<f16, signed char, 128, 4, true>"),
         ("attention.cu", "attend<f16, f16, 64, 16, false>"),
         ("matrix.cu", "multiply_few<f16, signed char, 8>"),
-        ("matrix.cu", "split<f16>"),
-        ("matrix.cu", "join<f16>"),
         ("matrix.cu", "write_out<float>"),
+        *[
+            ("tensor_cores.cu", matrix.name_of(plan.work, torch.float16))
+            for _, *plans in matrix._PLANS
+            for plan in plans
+        ],
     ],
 )
 def test_kernels_compile_for_turing(source: str, name: str) -> None:
@@ -72,7 +75,7 @@ def test_kernels_compile_for_turing(source: str, name: str) -> None:
 
 def test_every_kernel_is_shipped() -> None:
     folder = Path(kernels.__file__).parent
-    for source in (attention._SOURCE, matrix._SOURCE, kernels._HEADER):
+    for source in (attention._SOURCE, matrix._SOURCE, matrix._TENSOR_CORES, kernels._HEADER):
         assert (folder / source).is_file()
 
 
@@ -217,7 +220,7 @@ def test_what_is_not_finite_stays_with_its_stream(seeded: torch.Generator, kv: Q
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize(("rows", "columns"), [(8, 16), (2048, 2048), (1024, 5632), (24, 1040)])
-@pytest.mark.parametrize("count", [1, 2, 3, 7, 8, 9, 33, 256, 257])
+@pytest.mark.parametrize("count", [1, 2, 3, 8, 9, 16, 31, 33, 64, 65, 257])
 def test_products(
     seeded: torch.Generator, dtype: torch.dtype, rows: int, columns: int, count: int
 ) -> None:

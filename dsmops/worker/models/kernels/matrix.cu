@@ -1,8 +1,8 @@
 // Products with a matrix [rows, columns], most of them in int8: value = code * largest[row] / 127.
 //
-// For a few streams the matrix is read once and multiplied in float. For more, activations are split
-// into two int8 parts, 14 bits in all, a library multiplies them with the tensor cores, exact in
-// int32, and the sums are joined. All read 16 columns at once: `columns` is a multiple of 16.
+// For a few streams the matrix is read once and multiplied in float. For very many it is written out,
+// for a library. What lies between is in tensor_cores.cu. All read 16 columns at once: `columns` is a
+// multiple of 16.
 
 // Sixteen values of x as floats.
 template <typename T> __device__ inline void read16(const T* x, float* to) {
@@ -63,55 +63,6 @@ __global__ void multiply_few(
         if (sizeof(S) == 1) all *= largest[row] / 127.f;
         T* const to = out + (long long)n * rows + row;
         *to = rounded<T>(adds ? value(*to) + all : all);
-    }
-}
-
-// parts int8 [2, count, columns] of x [count, columns]: x = (first + second / 254) * scale / 127,
-// `scales` [count] the greatest magnitude of a row, NaN and infinity included.
-template <typename T>
-__global__ void split(const T* x, signed char* parts, float* scales, int count, int columns) {
-    __shared__ unsigned most[32];
-    const T* const from = x + (long long)blockIdx.x * columns;
-    signed char* const first = parts + (long long)blockIdx.x * columns;
-    signed char* const second = first + (long long)count * columns;
-    const int warps = blockDim.x / 32, lane = threadIdx.x % 32;
-    unsigned largest = 0;
-    for (int i = threadIdx.x; i < columns; i += blockDim.x) {
-        largest = max(largest, magnitude(value(from[i])));
-    }
-    largest = warp_max(largest);
-    if (lane == 0) most[threadIdx.x / 32] = largest;
-    __syncthreads();
-    const float scale = __uint_as_float(warp_max(lane < warps ? most[lane] : 0));
-    const float inverse = inverse_of(scale);
-    for (int i = threadIdx.x; i < columns; i += blockDim.x) {
-        const float given = value(from[i]), coarse = code(given, inverse);
-        first[i] = (signed char)coarse;
-        const float left = fminf(fmaxf(given * inverse - coarse, -0.5f), 0.5f);
-        second[i] = (signed char)rintf(254.f * left);
-    }
-    if (threadIdx.x == 0) scales[blockIdx.x] = scale;
-}
-
-// out [count, rows] of the sums int32 [2, count, rows] of both parts, added to out with `adds`.
-// A block has one stream's rows, a thread four of them.
-template <typename T>
-__global__ void join(
-    const int4* sums, const float* scales, const float* largest, T* out,
-    int count, int rows, int adds) {
-    const int stream = blockIdx.y, four = blockIdx.x * blockDim.x + threadIdx.x;
-    if (four >= rows / 4) return;
-    const int4 coarse = sums[(long long)stream * (rows / 4) + four];
-    const int4 fine = sums[(long long)(count + stream) * (rows / 4) + four];
-    const float scale = scales[stream] / (127.f * 254.f * 127.f);
-    const float each[4] = {
-        254.f * coarse.x + fine.x, 254.f * coarse.y + fine.y,
-        254.f * coarse.z + fine.z, 254.f * coarse.w + fine.w};
-    T* const to = out + (long long)stream * rows + 4 * four;
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        const float all = each[i] * scale * largest[4 * four + i];
-        to[i] = rounded<T>(adds ? value(to[i]) + all : all);
     }
 }
 
