@@ -125,7 +125,7 @@ def log_report(
     from dsmops.cli.views.log_report import show_log_report
     from dsmops.files import replace_atomically
     from dsmops.logs import parse_moment
-    from dsmops.operations.log_report import read_logs, served, with_comparison
+    from dsmops.operations.log_report import NOTHING, read_logs, with_comparison
     from dsmops.publish.store import StoreOptions
 
     now = datetime.now(UTC)
@@ -134,7 +134,11 @@ def log_report(
         for text in (since, until, against_since, against_until)
     ]
     options = StoreOptions(profile, region, endpoint_url, requester_pays=requester_pays)
-    known = served(gpu, config, model)
+    known = NOTHING
+    if gpu or config or model:
+        from dsmops.operations.log_report.planned import served
+
+        known = served(gpu, config, model)
     is_page = output is not None and output.suffix.lower() == ".html"
     if is_page:
         from dsmops.report.charts import require_charts

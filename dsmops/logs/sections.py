@@ -17,7 +17,7 @@ import stat
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import FileIO
@@ -38,7 +38,7 @@ SECTION_BYTES = 16 << 20
 """A smaller section is not worth a process, which costs some 20 ms."""
 
 _MOST_SECTIONS = 8
-_LOOK_BYTES = 256 << 10
+_LOOK_BYTES, _NEAR_BYTES = 256 << 10, 64 << 10
 _RECORD = re.compile(rb"(?<=\n)(?:\x1b\[2m)?20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z.*\n")
 
 
@@ -51,8 +51,10 @@ class Section:
     begin: int
     end: int | None
 
-    def chunks(self, progress: Progress = SILENT) -> Iterator[bytes]:
-        """Yield its bytes.
+    def chunks(
+        self, progress: Progress = SILENT, *, sizes: Iterable[int] | None = None
+    ) -> Iterator[bytes]:
+        """Yield its bytes, in pieces of some sizes; by default few at first.
 
         Raises:
             InputError: another file has the name now.
@@ -70,7 +72,7 @@ class Section:
                 )
             file.seek(self.begin)
             left = sys.maxsize if self.end is None else self.end - self.begin
-            for size in chunk_sizes():
+            for size in sizes or chunk_sizes():
                 if not (chunk := self._read(file, min(size, left))):
                     break
                 left -= len(chunk)
@@ -88,11 +90,58 @@ def plan_sections(source: str) -> list[Section]:
 
     At most one where the source is not a big plain file or has no place to cut.
     """
+
+    def cuts(fd: int, size_bytes: int) -> Iterator[int | None]:
+        count = min(processors(), size_bytes // SECTION_BYTES)
+        for number in range(1, count):
+            yield _place_to_cut(fd, size_bytes * number // count)
+
+    return _plan(source, cuts)
+
+
+def plan_block_sections(source: str) -> list[Section]:
+    """Return the sections of a source, a few blocks each.
+
+    Read in pieces of `sizes_from` their begin, they give the blocks that the whole source gives in
+    pieces of `chunk_sizes`. All but the first begin with a record. There is at most one where the
+    source is not a big plain file, has no place to cut, or there is one processor.
+    """
+
+    def cuts(fd: int, size_bytes: int) -> Iterator[int | None]:
+        edge = last = 0
+        for size in chunk_sizes():
+            edge += size
+            if edge >= size_bytes or processors() < 2:
+                return
+            if edge - last >= SECTION_BYTES and (begin := _begin_of_block(fd, edge)):
+                yield begin
+                last = edge
+
+    return _plan(source, cuts)
+
+
+def sizes_from(begin: int) -> Iterator[int]:
+    """Yield the sizes of reads from a place on that end where reads of `chunk_sizes` end."""
+    edge = 0
+    for size in chunk_sizes():
+        edge += size
+        if edge > begin:
+            yield edge - begin
+            begin = edge
+
+
+def processors() -> int:
+    """Return how many processes may work on sections at once."""
+    return min(len(os.sched_getaffinity(0)), _MOST_SECTIONS)
+
+
+def _plan(source: str, cuts: Callable[[int, int], Iterable[int | None]]) -> list[Section]:
+    """Return the sections of a source. `cuts` finds where they begin, by descriptor and size."""
     path = local_path(source)
     try:
         with path.open("rb", buffering=0) as file:
             status = os.fstat(file.fileno())
-            # Parts are formatted in forked processes. To fork beside other threads could lock a
+            # Sections are read in forked processes. To fork beside other threads could lock a
             # child forever.
             several = (
                 source != STDIN
@@ -100,18 +149,9 @@ def plan_sections(source: str) -> list[Section]:
                 and sys.platform == "linux"
                 and threading.active_count() == 1
             )
-            count = (
-                min(len(os.sched_getaffinity(0)), _MOST_SECTIONS, status.st_size // SECTION_BYTES)
-                if several
-                else 1
-            )
-            if count < 2 or is_compressed(os.pread(file.fileno(), MAGIC_BYTES, 0)):
+            if not several or is_compressed(os.pread(file.fileno(), MAGIC_BYTES, 0)):
                 return []
-            cuts = (
-                _place_to_cut(file.fileno(), status.st_size * number // count)
-                for number in range(1, count)
-            )
-            begins = sorted({0, *filter(None, cuts)})
+            begins = sorted({0, *filter(None, cuts(file.fileno(), status.st_size))})
     except OSError:  # `open_source` will tell.
         return []
     return [
@@ -123,9 +163,25 @@ def plan_sections(source: str) -> list[Section]:
 def _place_to_cut(fd: int, near: int) -> int | None:
     """Return where the first record soon after `near` begins."""
     for found in _RECORD.finditer(os.pread(fd, _LOOK_BYTES, near)):
-        if Reader(Clock()).line(found[0].removesuffix(b"\n")).record:
+        if _begins_record(found[0]):
             return near + found.start()
     return None
+
+
+def _begin_of_block(fd: int, edge: int) -> int | None:
+    """Return where the last line before `edge` ends, None where no record follows it."""
+    near = min(edge, _NEAR_BYTES)
+    before = os.pread(fd, near, edge - near)
+    line_end = before.rfind(b"\n")
+    if line_end < 0:
+        return None
+    begin = edge - len(before) + line_end + 1
+    found = _RECORD.match(os.pread(fd, _LOOK_BYTES, begin - 1), 1)
+    return begin if found and _begins_record(found[0]) else None
+
+
+def _begins_record(line: bytes) -> bool:
+    return Reader(Clock()).line(line.removesuffix(b"\n")).record is not None
 
 
 class SectionAtWork:

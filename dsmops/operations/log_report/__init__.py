@@ -1,6 +1,6 @@
 """`log-report`: what the logs of a server say about how it did."""
 
-from dsmops.operations.log_report.capacity import Served, served
+from dsmops.operations.log_report.capacity import NOTHING, Served
 from dsmops.operations.log_report.comparison import with_comparison
 from dsmops.operations.log_report.reading import read_logs
 from dsmops.operations.log_report.result import (
@@ -20,6 +20,7 @@ from dsmops.operations.log_report.result import (
 )
 
 __all__ = [
+    "NOTHING",
     "Behind",
     "CapacityPlan",
     "Comparison",
@@ -35,6 +36,5 @@ __all__ = [
     "Times",
     "TtsCounts",
     "read_logs",
-    "served",
     "with_comparison",
 ]

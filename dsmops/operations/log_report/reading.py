@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dsmops.logs.blocks import gathered
+from dsmops.logs.sections import Section, plan_block_sections
 from dsmops.operations.log_report.capacity import NOTHING, Served, with_capacity
 from dsmops.operations.log_report.collector import Collector
+from dsmops.operations.log_report.events import Batch
 from dsmops.operations.log_report.log_reader import Learned, LogReader
+from dsmops.operations.log_report.parallel import NotInSectionsError, SectionReaders
 from dsmops.operations.log_report.result import LogReport
-from dsmops.operations.log_report.sources import logs_of
-from dsmops.progress import SILENT, Progress
-from dsmops.publish.store import StoreOptions
+from dsmops.operations.log_report.sources import Log, Note, find_logs
+from dsmops.progress import SILENT, Progress, SilentProgress
+
+if TYPE_CHECKING:
+    from dsmops.publish.store import StoreOptions
 
 
 def read_logs(
@@ -27,7 +35,7 @@ def read_logs(
     on_note: Callable[[str], object] = lambda _: None,
     progress: Progress = SILENT,
 ) -> LogReport:
-    """Read logs and return what they say together. `sources` are those of `logs_of`.
+    """Read logs and return what they say together. `sources` are those of `find_logs`.
 
     `options` are for stores. `known` is what else is known: the card, the model.
 
@@ -36,13 +44,63 @@ def read_logs(
         InputError: there is no log in a folder or a store, or compressed data is damaged.
         CredentialsError, RemoteError: a store cannot be read.
     """
-    collector, learned = Collector(), Learned()
-    names = []
-    with logs_of(sources, options=options, on_note=on_note, progress=progress) as logs:
-        for name, chunks in logs:
-            names.append(name)
-            collector.begin_log(name)
-            for batch in LogReader(since, until, learned=learned).read(gathered(chunks)):
-                collector.take(batch)
-    report = replace(collector.report(tuple(names)), since=since, until=until)
+    logs = find_logs(sources, options)
+    collector = _collected(logs, since, until, on_note, progress)
+    names = tuple(log.name for log in logs)
+    report = replace(collector.report(names), since=since, until=until)
     return with_capacity(report, known, collector.engines, is_worker=collector.is_worker)
+
+
+def _collected(
+    logs: Sequence[Log],
+    since: datetime | None,
+    until: datetime | None,
+    on_note: Note,
+    progress: Progress,
+) -> Collector:
+    """Return what all logs tell."""
+    collector, learned = Collector(), Learned()
+    sections = {log: _sections(log) for log in logs}
+    # Before the bar, which has a thread: to fork beside other threads could lock a child.
+    with SectionReaders([*chain(*sections.values())], since, until) as readers:
+        sizes = [log.size_bytes for log in logs if log.size_bytes is not None]
+        progress.start("Reading logs", sum(sizes) if len(sizes) == len(logs) else None)
+        try:
+            for log in logs:
+                collector.begin_log(log.name)
+                if sections[log]:
+                    before = deepcopy(collector)
+                    try:
+                        _take(collector, readers.batches(sections[log]), progress)
+                        continue
+                    except NotInSectionsError:
+                        readers.end()
+                        sections, collector = {log: [] for log in logs}, before
+                with log.open(_Advance(progress), on_note) as chunks:
+                    reader = LogReader(since, until, learned=learned)
+                    _take(collector, reader.read(gathered(chunks)))
+        finally:
+            progress.finish()
+    return collector
+
+
+def _sections(log: Log) -> list[Section]:
+    """Return the sections that several processes read, none where one reads the whole log."""
+    found = plan_block_sections(log.path) if log.path else []
+    return found if len(found) > 1 else []
+
+
+def _take(collector: Collector, batches: Iterator[Batch], progress: Progress = SILENT) -> None:
+    for batch in batches:
+        progress.advance(batch.read_bytes)
+        collector.take(batch)
+
+
+class _Advance(SilentProgress):
+    """Moves a bar that others have begun."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def advance(self, amount: int) -> None:
+        self._progress.advance(amount)

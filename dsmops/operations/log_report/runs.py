@@ -31,7 +31,7 @@ class Runs:
         if has_begun and is_second:
             return False
         self._end()
-        del self._runs[: len(self._runs) - _MOST_RUNS + 1]
+        del self._runs[: max(0, len(self._runs) - _MOST_RUNS + 1)]
         self._runs.append(ServerRun(self.source, at, None, None, None, None, None))
         self._started, self._last_line = at, None
         return True

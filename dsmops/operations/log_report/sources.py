@@ -3,75 +3,66 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import TYPE_CHECKING
 
 from dsmops.errors import InputError
 from dsmops.files import os_errors
-from dsmops.logs import decompressed, logs_in, open_source
-from dsmops.progress import SILENT, Progress, SilentProgress
-from dsmops.publish.manifest import read_catalogue
-from dsmops.publish.names import is_log
-from dsmops.publish.pull import published_logs
-from dsmops.publish.store import ObjectStore, StoreOptions
-from dsmops.publish.stores import open_store
+from dsmops.logs.merge import logs_in
+from dsmops.logs.sources import open_source
+from dsmops.progress import Progress
+
+if TYPE_CHECKING:
+    from dsmops.publish.store import StoreOptions
 
 _STORE = re.compile(r"(?:s3://|file:(?!//)).", re.IGNORECASE)
 Note = Callable[[str], object]
-Logs = Iterator[tuple[str, Iterator[bytes]]]
+Open = Callable[[Progress, Note], AbstractContextManager[Iterator[bytes]]]
 
 
-@contextmanager
-def logs_of(
-    sources: Sequence[Path | str],
-    *,
-    options: StoreOptions | None = None,
-    on_note: Note = lambda _: None,
-    progress: Progress = SILENT,
-) -> Iterator[Logs]:
-    """Yield the logs of all sources, each with its name and its decompressed bytes.
+@dataclass(frozen=True, slots=True)
+class Log:
+    """A log to read. `open` gives its decompressed bytes, in a context.
+
+    `size_bytes` is None for a stream. `path` is that of a local file, None for an object in a
+    store.
+    """
+
+    name: str
+    size_bytes: int | None
+    path: str | None
+    open: Open
+
+
+def find_logs(sources: Sequence[Path | str], options: StoreOptions | None = None) -> list[Log]:
+    """Return the logs of all sources.
 
     A source is a file, a folder of logs, `-` for standard input, or a store: `s3://BUCKET/PREFIX`,
     `file:FOLDER`. Of a store, what `publish-logs` put there is read, every byte compared with its
-    digest; where nothing was published, the objects with the name of a log.
+    digest; where nothing was published, the objects with the name of a log. `options` are for
+    stores.
 
     Raises:
         SourceError, FileAccessError: one of them is not there, or cannot be read.
-        InputError: there is no log in a folder or a store, or compressed data is damaged.
+        InputError: there is no log in a folder or a store.
         CredentialsError, RemoteError: a store cannot be read.
     """
-    files: list[tuple[str, ObjectStore | None, str | None, int | None]] = []
+    logs: list[Log] = []
     for source in map(str, sources):
         if _STORE.match(source):
-            files += _stored(open_store(source, options))
+            # Only who reads from a store waits for what it needs.
+            from dsmops.operations.log_report.stored import stored_logs
+
+            logs += stored_logs(source, options)
         else:
-            files += _local(Path(source))
-    sizes = [size for *_, size in files if size is not None]
-    progress.start("Reading logs", sum(sizes) if len(sizes) == len(files) else None)
-    try:
-        yield _opened(files, on_note, _Advance(progress))
-    finally:
-        progress.finish()
+            logs += _local(Path(source))
+    return logs
 
 
-class _Advance(SilentProgress):
-    """Moves a bar that others have begun."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-
-    def advance(self, amount: int) -> None:
-        self._progress.advance(amount)
-
-
-_File = tuple[str, "ObjectStore | None", "str | None", "int | None"]
-"""Name, store, digest, size in bytes."""
-
-
-def _local(source: Path) -> list[_File]:
+def _local(source: Path) -> list[Log]:
     with os_errors(source):
         paths = logs_in(source) if source.is_dir() else [source]
     if not paths:
@@ -80,43 +71,12 @@ def _local(source: Path) -> list[_File]:
             hint="Logs are called log.NAME.DATE or NAME.log; name the files otherwise.",
             code="log.none",
         )
-    return [
-        (str(path), None, None, path.stat().st_size if path.is_file() else None) for path in paths
-    ]
+    return [_file(path) for path in paths]
 
 
-def _stored(store: ObjectStore) -> list[_File]:
-    published = published_logs(read_catalogue(store))
-    files: list[_File] = [
-        (log.entry.key, store, log.entry.sha256, log.entry.size_bytes) for log in published
-    ]
-    if not files:
-        files = [
-            (item.key, store, None, item.size_bytes)
-            for item in store.list("")
-            if is_log(item.key.rpartition("/")[2])
-        ]
-    if not files:
-        raise InputError(
-            f"{store.url} holds no log",
-            hint="Compare the prefix with `dsmops pull-logs --bucket BUCKET --prefix PREFIX "
-            "--list`. Objects that are not published must be called log.NAME.DATE or NAME.log.",
-            code="log.none",
-        )
-    return files
+def _file(path: Path) -> Log:
+    def opened(progress: Progress, on_note: Note) -> AbstractContextManager[Iterator[bytes]]:
+        return open_source(str(path), progress=progress, on_note=on_note)
 
-
-def _opened(files: Sequence[_File], on_note: Note, progress: Progress) -> Logs:
-    for key, store, sha256, _ in files:
-        name = key.rpartition("/")[2]
-        if store is None:
-            with open_source(key, progress=progress, on_note=on_note) as chunks:
-                yield name, chunks
-            continue
-        # A report on bytes that are not those published would be worth nothing, so an object is
-        # read once its digest is right.
-        with tempfile.TemporaryFile() as file:
-            with os_errors(Path(tempfile.gettempdir())):
-                store.get(key, file.write, sha256=sha256, progress=progress)
-                file.seek(0)
-            yield name, decompressed(cast(BinaryIO, file), f"{store.url}/{key}", on_note=on_note)
+    size_bytes = path.stat().st_size if path.is_file() else None
+    return Log(path.name, size_bytes, str(path), opened)

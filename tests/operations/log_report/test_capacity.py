@@ -11,7 +11,8 @@ from dsmops.dtypes import ComputeDType
 from dsmops.errors import InputError
 from dsmops.models import DEFAULT_STT
 from dsmops.operations.configs.planning import find_device, plan_model
-from dsmops.operations.log_report import read_logs, served
+from dsmops.operations.log_report import read_logs
+from dsmops.operations.log_report.planned import served
 from tests.operations.log_report.test_reading import made_up, write
 
 ROOT = Path(__file__).resolve().parents[3]

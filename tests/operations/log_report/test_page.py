@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from dsmops.cli.views.log_report_page import html
-from dsmops.operations.log_report import read_logs, served, with_comparison
+from dsmops.operations.log_report import read_logs, with_comparison
+from dsmops.operations.log_report.planned import served
 from tests.operations.log_report.test_reading import line, made_up, write
 from tests.support.browser import Watched, opened_browser
 
