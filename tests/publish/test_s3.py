@@ -544,6 +544,16 @@ login_session = arn:aws:iam::123456789012:user/me
 [profile process]
 credential_process = /bin/false
 
+[profile program]
+credential_process = /nowhere/program
+
+[profile file]
+credential_process = /etc/hostname
+
+[profile token]
+role_arn = arn:aws:iam::123456789012:role/publisher
+web_identity_token_file = /nowhere/token
+
 [profile nonsense]
 credential_process = /bin/echo hello
 
@@ -581,6 +591,9 @@ region = us-east-1
         ("session", "aws sso login --profile session"),
         ("login", "aws login --profile login|botocore\\[crt\\]"),
         ("process", "credential_process of profile 'process'"),
+        ("program", "credential_process of profile 'program'"),
+        ("file", "credential_process of profile 'file'"),
+        ("token", "web_identity_token_file and role_arn of profile 'token'"),
         ("nonsense", "credential_process of profile 'nonsense'"),
         ("mfa", "terminal"),
         ("lost", "source_profile and role_arn of profile 'lost'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from json import JSONDecodeError
@@ -142,6 +143,10 @@ _TYPES: tuple[tuple[type[Exception], type[DsmopsError], str], ...] = (
 _PASSING = {408, 409, 425, 429}
 
 
+# What a file of the configuration may be: missing, forbidden, a folder, or no program.
+_UNUSABLE = {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EISDIR, errno.ENOEXEC}
+
+
 class Translator:
     """Turns errors of the library into ours, in the words of one store's options and account."""
 
@@ -159,6 +164,11 @@ class Translator:
             raise self._renew(f"{what}: {self._name} needs a one-time code") from exc
         except JSONDecodeError as exc:  # the answer of a credential_process
             raise self._renew(f"{what}: {self._name}: not JSON: {exc}") from exc
+        except OSError as exc:
+            # A credential_process or a web_identity_token_file: `put` has translated its own files.
+            if exc.errno not in _UNUSABLE:
+                raise
+            raise self._renew(f"{what}: {self._name}: {exc.filename}: {exc.strerror}") from exc
         except RecursionError as exc:
             # A redirected library asks the bucket where it is, is redirected, asks again, ...
             raise InputError(
