@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from enum import IntEnum
 from math import inf
 from typing import Any
@@ -42,7 +42,10 @@ from dsmops.worker.runtime.tts.utterance import TtsAudio, TtsWord
 _MOST_EVENTS = 250
 """Events that a front holds for a client that does not fetch them."""
 _ENTRIES_AT_ONCE = 500
-"""Words in one message; one has a few dozen bytes, and its text at most what `MOST_TEXT` says."""
+"""Words in one message. A word has a few dozen bytes."""
+_PART_BYTES = 64 << 10
+"""Longer messages cross in parts, since a ring need not hold them: one word may have as many tokens
+as `MOST_TEXT` characters."""
 
 
 class _Kind(IntEnum):
@@ -58,6 +61,33 @@ class _Kind(IntEnum):
     ENDED = 9
     FAILED = 10
     REFUSED = 11
+    PART = 12
+    """What a longer message begins with."""
+
+
+def _in_parts(kind: int, body: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield a message as what crosses a ring; `_Parts` joins it."""
+    last = max(0, len(body) - 1) // _PART_BYTES * _PART_BYTES
+    for begin in range(0, last, _PART_BYTES):
+        yield _Kind.PART, body[begin : begin + _PART_BYTES]
+    yield kind, body[last:]
+
+
+class _Parts:
+    """Joins what comes out of a ring to whole messages."""
+
+    def __init__(self) -> None:
+        self._begun = bytearray()
+
+    def add(self, kind: int, body: bytes) -> tuple[int, bytes] | None:
+        """Return the message that this completes, None where more of it is to come."""
+        if kind == _Kind.PART:
+            self._begun += body
+            return None
+        if self._begun:
+            body = bytes(self._begun + body)
+            self._begun.clear()
+        return kind, body
 
 
 class RemoteTtsStream(TtsConversation):
@@ -83,6 +113,7 @@ class RemoteTtsStream(TtsConversation):
         self._text = TtsTextStream(tokenizer, padding_between=padding_between)
         self._lock = threading.RLock()
         self._outbox: deque[tuple[int, bytes]] = deque()
+        self._parts = _Parts()
         self._unsent_words = 0
         self._is_closed = self._has_text = self._is_let_go = False
         self._number = int(rings.opened[slot] + 1) % STREAM_NUMBERS
@@ -162,7 +193,9 @@ class RemoteTtsStream(TtsConversation):
                 message = self._rings.output.take(self.slot, self._number)
                 if message is None:
                     break
-                self._note(*message)
+                whole = self._parts.add(*message)
+                if whole is not None:
+                    self._note(*whole)
         # The other side may have more, for which there was no space.
         fence()
         if self._rings.blocked[self.slot]:
@@ -215,7 +248,7 @@ class RemoteTtsStream(TtsConversation):
 
     def _send(self, kind: _Kind, body: bytes) -> None:
         if not self._is_let_go:
-            self._outbox.append((kind, body))
+            self._outbox.extend(_in_parts(kind, body))
             self._flush()
 
     def _flush(self) -> None:
@@ -238,6 +271,7 @@ class _Served:
     voices: list[NDArray[np.float32]]
     outbox: deque[tuple[int, bytes]]
     ended: bool = False
+    parts: _Parts = field(default_factory=_Parts)
 
 
 class TtsPorter:
@@ -319,8 +353,9 @@ class TtsPorter:
             self._is_served[slot] = True
         while (message := rings.input.take(slot, number)) is not None:
             made_space = True
-            if not served.ended:
-                self._obey(slot, served, *message)
+            whole = served.parts.add(*message)
+            if whole is not None and not served.ended:
+                self._obey(slot, served, *whole)
         return self._send_events(slot) or made_space
 
     def _obey(self, slot: int, served: _Served, kind: int, body: bytes) -> None:
@@ -382,7 +417,8 @@ class TtsPorter:
         """Move the events of a slot's stream into its outbox; return whether there were any."""
         if served.stream is None:
             return False
-        served.outbox.extend(_message(event, served.stream) for event in served.stream.fetch())
+        for event in served.stream.fetch():
+            served.outbox.extend(_in_parts(*_message(event, served.stream)))
         self._rings.waiting_words[slot] = served.stream.waiting_words
         return bool(served.outbox)
 

@@ -12,8 +12,10 @@ import pytest
 from dsmops.errors import DsmopsError, InputError
 from dsmops.worker.runtime.bell import Bell
 from dsmops.worker.runtime.loop import Started, StreamFailed
+from dsmops.worker.runtime.tts import remote
 from dsmops.worker.runtime.tts.interface import TtsRequest
 from dsmops.worker.runtime.tts.loop import (
+    MOST_TEXT,
     TtsEnded,
     TtsEvent,
     TtsLoop,
@@ -139,6 +141,27 @@ def test_a_stream_gives_what_it_gives_nearby(sides: Sides, repeats: int) -> None
     stream.add_text(text)
     stream.end_text()
     assert same(sides.whole(stream), near_events(text))
+
+
+def test_a_text_crosses_in_parts(sides: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages of both directions that are longer than a part come whole."""
+    monkeypatch.setattr(remote, "_PART_BYTES", 16)
+    stream = sides.open()
+    stream.add_text(TEXT)
+    stream.end_text()
+    assert same(sides.whole(stream), near_events(TEXT))
+
+
+def test_a_word_as_long_as_a_text_may_be_is_taken(sides: Sides) -> None:
+    """Its tokens do not fit into a ring at once, and the next stream is not harmed."""
+    stream = sides.open()
+    stream.add_text("é" * MOST_TEXT)
+    sides.close()
+    stream.let_go()
+    later = sides.open()
+    later.add_text(TEXT)
+    later.end_text()
+    assert same(sides.whole(later), near_events(TEXT))
 
 
 def test_what_comes_while_the_front_fetches_is_fetched(sides: Sides) -> None:
