@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import typer
 
@@ -18,6 +19,7 @@ from dsmops.cli.options import (
     QuietOpt,
     ServerCpuOpt,
     WeightsOpt,
+    typed,
 )
 from dsmops.cli.token_options import (
     JwtAudienceOpt,
@@ -32,6 +34,7 @@ from dsmops.report import Reporter
 
 
 def up(
+    ctx: typer.Context,
     model: Annotated[
         list[str] | None,
         typer.Option(
@@ -96,9 +99,12 @@ def up(
     )
     served = {one.get("id") for one in server.models}
     others = [name for name in names if served and name not in served]
-    if others and not server.is_new:
+    differs = f"does not serve {', '.join(others)}" if others else ""
+    if server.url and typed(ctx, "port") and port not in (0, urlsplit(server.url).port):
+        differs = f"listens on {server.url}, not on port {port}"
+    if differs and not server.is_new:
         raise TargetBusyError(
-            f"the server that runs does not serve {', '.join(others)}",
+            f"the server that runs {differs}",
             hint="`dsmops down` ends it; then start another.",
             code="up.running",
         )

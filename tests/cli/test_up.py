@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -65,6 +66,9 @@ def test_from_nothing_to_words_and_back(ended: None, tmp_path: Path) -> None:
     assert again.code == 0, again.stderr
     assert f"process {server['pid']}" in again.stdout
     assert dsmops("up", "--model", "stt-1b-en_fr").code == 5
+    elsewhere = dsmops("up", "--port", "1")
+    assert (elsewhere.code, elsewhere.stdout) == (5, "")
+    assert f"listens on {server['url']}, not on port 1" in elsewhere.stderr
 
     status = dsmops("status", "--json")
     assert status.code == 0
@@ -123,6 +127,26 @@ def test_an_up_that_is_killed_while_loading_leaves_a_known_server(ended: None) -
     assert again.document["ready"] is True
     assert (again.document["is_new"], again.document["pid"]) == (False, record.pid)
     assert dsmops("status").code == 0
+
+    os.kill(record.pid, signal.SIGKILL)
+    while started(record.pid):
+        time.sleep(0.02)
+    killed = dsmops("status")
+    assert killed.code == 1
+    assert f"process {record.pid}" in killed.stdout
+    assert record.log in killed.stdout
+    assert dsmops("down").stdout == "no server runs\n"
+    assert str(record.pid) not in dsmops("status").stdout
+
+
+def test_a_state_folder_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message says which folder, and how to name another."""
+    monkeypatch.setenv("XDG_STATE_HOME", "/dev/null")
+    for command in (("up", "--model", "tiny"), ("down",)):
+        failed = dsmops(*command)
+        assert failed.code == 5
+        assert "error: the state folder /dev/null/dsmops/up cannot be written" in failed.stderr
+        assert "hint: Set XDG_STATE_HOME" in failed.stderr
 
 
 def test_keys_that_check_no_token_are_told_before_anything_is_prepared(tmp_path: Path) -> None:

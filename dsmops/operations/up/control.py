@@ -123,9 +123,15 @@ def stop() -> ServerRecord | None:
 def look() -> Server:
     """Return how the server is."""
     running = records.read_record()
-    if running is None:
-        return Server(running=False, ready=False, reason="no server of `dsmops up` runs")
-    return _shown(running, is_new=False)
+    if running is not None:
+        return _shown(running, is_new=False)
+    reason, last = "no server of `dsmops up` runs", records.read_last()
+    if last is not None:
+        reason += (
+            f": process {last.pid}, started {last.started_at}, was killed or ended by itself;"
+            f" what it said is in {last.log}"
+        )
+    return Server(running=False, ready=False, reason=reason)
 
 
 def _launch(

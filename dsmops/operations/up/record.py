@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import IO
 
-from dsmops.errors import TargetBusyError
-from dsmops.files import os_errors, state_folder, write_text_atomically
+from dsmops.errors import FileAccessError, TargetBusyError
+from dsmops.files import state_folder, write_text_atomically
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +38,17 @@ def folder() -> Path:
 
 def read_record() -> ServerRecord | None:
     """Return the server that runs, None where none does."""
+    record = read_last()
+    return record if record is not None and started(record.pid) == record.started else None
+
+
+def read_last() -> ServerRecord | None:
+    """Return the server that was started last and not ended by `down`, whether it runs or not."""
     try:
         values = json.loads(_path().read_text("utf-8"))
-        record = ServerRecord(**{**values, "models": tuple(values["models"])})
+        return ServerRecord(**{**values, "models": tuple(values["models"])})
     except (OSError, ValueError, TypeError, KeyError):
         return None
-    return record if started(record.pid) == record.started else None
 
 
 def write_record(record: ServerRecord) -> None:
@@ -84,19 +90,30 @@ def only_one() -> Iterator[None]:
     """
     import fcntl
 
+    with _lock_file() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            raise TargetBusyError(
+                "another `dsmops up` or `dsmops down` is at work",
+                hint="Wait for it; `dsmops status` shows what runs.",
+                code="up.busy",
+            ) from exc
+        yield
+
+
+def _lock_file() -> IO[str]:
+    """Open the file that is locked while a server is started or ended; its folder is made."""
     path = folder() / "lock"
-    with os_errors(path):
+    try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with path.open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as exc:
-                raise TargetBusyError(
-                    "another `dsmops up` or `dsmops down` is at work",
-                    hint="Wait for it; `dsmops status` shows what runs.",
-                    code="up.busy",
-                ) from exc
-            yield
+        return path.open("w")
+    except OSError as exc:
+        raise FileAccessError(
+            f"the state folder {path.parent} cannot be written: {exc.strerror or exc}",
+            hint="Set XDG_STATE_HOME to a folder that this user may write.",
+            code="up.state",
+        ) from exc
 
 
 def _path() -> Path:
