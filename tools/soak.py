@@ -3,8 +3,10 @@
 The worker has the tiny models. Half of the clients behave, and must get exactly what each gets
 alone. The others abort, stall, send garbage or broken Opus, flood, read nothing, post noise, leave
 half a handshake, or come in storms. Beside them one attack of `tests.support.attacks` after another
-runs in a process of its own. At the end every slot must be free, the memory of all the worker's
-processes flat, and the exit code 0. Bounded in time and in connections.
+runs in a process of its own. Two streams are held from the beginning to the end, at the pace of
+speech; their lag is told, and they must not lose their slots. At the end every slot must be free,
+the memory of all the worker's processes flat, and the exit code 0. Bounded in time and in
+connections.
 """
 
 from __future__ import annotations
@@ -28,6 +30,11 @@ import numpy as np
 from numpy.typing import NDArray
 from websockets.exceptions import WebSocketException
 
+from dsmops.client.address import STT_PATH
+from dsmops.client.load.pool import LoadJob, Pool, Report, stt_frames
+from dsmops.operations.bench import read_recordings
+from dsmops.operations.bench.limits import GRACE_S
+from dsmops.operations.bench.statistics import Spread
 from dsmops.operations.smoke.family import main_memory
 from tests.bench.attacks import both_modules
 from tests.bench.card import KEY
@@ -37,6 +44,8 @@ from tests.support.workers import PATH, WorkerProcess, request
 
 CLIENTS, SLOTS = 6, 4
 """More clients than slots, so that the server is often full."""
+HELD = 2
+"""Streams that last as long as the soak, in slots of their own."""
 ATTACK_S = 10.0
 FREE_S = 10.0
 """Until all slots must be back at the end."""
@@ -218,6 +227,41 @@ def _attack(url: str, until_s: float, dice: random.Random, tally: Tally) -> None
             tally.count(f"attack: {name}")
 
 
+class _Held:
+    """Streams at the pace of speech, from the beginning of a soak to its end."""
+
+    def __init__(self, url: str) -> None:
+        job = LoadJob(
+            url.replace("http", "ws", 1) + STT_PATH,
+            KEY,
+            frames=stt_frames(read_recordings(()).blocks),
+        )
+        self._pool = Pool(job, 1)
+        self._opened, self._errors = self._pool.open(HELD)
+        self._report: Report | None = None
+
+    def run(self, seconds: float) -> None:
+        """Hold the streams for so long, and close them."""
+        with self._pool:
+            self._report = self._pool.measure(0.0, seconds, GRACE_S)
+            self._pool.close()
+
+    def report(self, tally: Tally) -> str:
+        """Return their lag, and count what they lost as failures."""
+        if self._report is None or self._opened < HELD:
+            tally.fail(f"held streams did not open: {dict(self._errors)}")
+            return ""
+        if self._report.errors:
+            tally.fail(f"held streams were ended: {dict(self._report.errors)}")
+        lag = Spread.of(self._report.arrays["lag_ms"])
+        return f"lag of {HELD} held streams: {lag}"
+
+
+def _file_bytes(folder: Path) -> int:
+    """Return the size of the worker's log files."""
+    return sum(path.stat().st_size for path in folder.rglob("log.*"))
+
+
 def soak(
     seconds: float, *, seed: int = 0, clients: int = CLIENTS, attacks: bool = True
 ) -> tuple[str, list[str]]:
@@ -228,7 +272,7 @@ def soak(
     tally, made = Tally(), clips()
     resident: list[tuple[float, int]] = []
     with tempfile.TemporaryDirectory() as folder:
-        config = both_modules(Path(folder), SLOTS, tiny=True)
+        config = both_modules(Path(folder), SLOTS + HELD, tiny=True)
         with WorkerProcess(Path(folder), config, "--silent", is_own=True) as worker:
             alone = []
             for clip in made:
@@ -248,6 +292,8 @@ def soak(
                 threads.append(
                     threading.Thread(target=_attack, args=(worker.url, until_s, dice, tally))
                 )
+            held = _Held(worker.url)
+            threads.append(threading.Thread(target=held.run, args=(seconds,)))
             for thread in threads:
                 thread.start()
             while any(thread.is_alive() for thread in threads):
@@ -258,11 +304,12 @@ def soak(
                 if len(resident) % 60 == 0:
                     print(
                         f"{resident[-1][0]:6.0f} s  {resident[-1][1] / 2**20:7.1f} MiB "
-                        f" {dict(tally.done)}",
+                        f" log {_file_bytes(Path(folder)) / 2**20:.1f} MiB  {dict(tally.done)}",
                         flush=True,
                     )
             for thread in threads:
                 thread.join()
+            lag = held.report(tally)
             free_by_s = time.monotonic() + FREE_S
             while (used := _used_slots(worker.url)) and time.monotonic() < free_by_s:
                 time.sleep(0.05)
@@ -270,6 +317,7 @@ def soak(
                 tally.fail(f"{used} slots are still taken")
             worker.process.terminate()
             code = worker.end()
+            log_bytes = _file_bytes(Path(folder))
             if code:
                 tally.fail(f"the worker ended with {code}: {worker.errors[-2000:]}")
             if "Traceback" in worker.errors:
@@ -282,7 +330,8 @@ def soak(
         tally.fail(f"memory grew by {growth / 2**20:.1f} MiB")
     report = (
         f"{seconds:g} s: {dict(tally.done)}; memory {settled[0] / 2**20:.1f} →"
-        f" {settled[-1] / 2**20:.1f} MiB, at most {max(settled) / 2**20:.1f}"
+        f" {settled[-1] / 2**20:.1f} MiB, at most {max(settled) / 2**20:.1f}; {lag}; log"
+        f" {log_bytes / 2**20:.1f} MiB"
     )
     return report, tally.wrong
 
