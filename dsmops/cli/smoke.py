@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from math import isfinite
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +19,9 @@ from dsmops.cli.options import DebugOpt, JsonOpt, KvOpt, QuietOpt, WeightsOpt, a
 from dsmops.dtypes import PLAIN, Quant, Quantised
 from dsmops.errors import DsmopsError
 from dsmops.report import Reporter
+
+if TYPE_CHECKING:
+    from dsmops.operations.smoke import SmokeReport
 
 _CONFIG = Path("configs", "config-stt-en_fr-lowram-sm75.toml")
 
@@ -222,29 +226,43 @@ def smoke_test(
             if junit is not None:
                 # If this run is killed, the verdict of an earlier one must not be left there.
                 junit.unlink(missing_ok=True)
-            begun = ["the start"]
-
-            def on_start(name: str) -> None:
-                begun.append(f"`{name}`")
-                out.live(name)
-
-            try:
-                if simulate:
-                    place = folder or Path(
-                        stack.enter_context(TemporaryDirectory(prefix="dsmops-smoke-"))
-                    )
-                    report = simulate_success(place, request, on_start=on_start)
-                else:
-                    report = test(request, on_start=on_start)
-            except KeyboardInterrupt:
-                out.note(f"stopped at {begun[-1]}; all processes have ended")
-                raise typer.Exit(130) from None
+            if simulate:
+                place = folder or Path(
+                    stack.enter_context(TemporaryDirectory(prefix="dsmops-smoke-"))
+                )
+                report = _shown(out, partial(simulate_success, place, request))
+            else:
+                report = _shown(out, partial(test, request))
             # Before the file: on a full disk the verdict must still be shown.
             out.result(report, show_smoke(report))
             if file is not None:
                 file.write(junit_xml(report).encode())
         if not report.passed:
             raise typer.Exit(1)
+
+
+def _shown(out: Reporter, test: Callable[..., SmokeReport]) -> SmokeReport:
+    """Run a test; a terminal shows each check that takes longer than a moment.
+
+    Raises:
+        Exit: Ctrl-C ended it.
+    """
+    from dsmops.operations.smoke import CHECKS
+
+    begun, progress = ["the start"], out.progress()
+
+    def on_start(name: str) -> None:
+        begun.append(f"`{name}`")
+        progress.start(f"{name}: {CHECKS[name].question}", None, "")
+
+    try:
+        return test(on_start=on_start)
+    except KeyboardInterrupt:
+        progress.finish()
+        out.note(f"stopped at {begun[-1]}; all processes have ended")
+        raise typer.Exit(130) from None
+    finally:
+        progress.finish()
 
 
 def _default_config() -> Path:

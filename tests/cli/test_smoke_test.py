@@ -2,7 +2,9 @@
 
 import json
 import os
+import pty
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -120,6 +122,22 @@ def test_nobody_listening_is_a_failed_check() -> None:
     assert run.code == 1
     assert run.document["failed"] == ["listening"]
     assert set(statuses(run).values()) == {"failed", "blocked"}
+
+
+@pytest.mark.slow
+def test_a_terminal_shows_what_a_long_check_does() -> None:
+    """Here one that waits for a server which accepts connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        own, inside = pty.openpty()
+        port = listener.getsockname()[1]
+        command = [sys.executable, "-m", "dsmops", "smoke-test", "--url", f"127.0.0.1:{port}"]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=inside) as process:
+            os.close(inside)
+            shown = b""
+            while b"listening: does it" not in shown:
+                shown += os.read(own, 65536)
+            process.terminate()
+            os.close(own)
 
 
 @pytest.mark.slow
