@@ -267,6 +267,54 @@ def test_transcripts_that_cannot_be_had(
     assert caught.value.status_code in (400, 404, 413)
 
 
+def test_fields_as_other_clients_send_them_are_taken(echo: ThreadedServer) -> None:
+    """Words of other languages for true and false, empty fields, and fields that only other servers
+    know.
+    """
+    fields = {
+        "model": "asr",
+        "stream": "False",
+        "response_format": "",
+        "language": "",
+        "temperature": "0.0",
+        "chunking_strategy": "auto",
+        "vad_filter": "true",
+        "hotwords": "",
+    }
+    body = b"".join(
+        f'--x\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
+        for name, value in fields.items()
+    )
+    head = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
+    answer = request(
+        echo.url,
+        "POST",
+        "/v1/audio/transcriptions",
+        body=body + head + a_wav(0.5) + b"\r\n--x--\r\n",
+        headers={
+            "Authorization": f"Bearer {ECHO_KEY}",
+            "Content-Type": "multipart/form-data; boundary=x",
+        },
+    )
+    assert answer.status == 200, answer.text
+    assert "text" in json.loads(answer.body)
+
+
+@pytest.mark.slow
+def test_null_fields_count_as_omitted(client: openai.OpenAI) -> None:
+    body = {"model": "tts", "input": "yes", "response_format": "pcm"}
+    nulls = dict.fromkeys(["voice", "speed", "instructions", "stream_format"])
+    answer = request(
+        str(client.base_url),
+        "POST",
+        "/v1/audio/speech",
+        body=json.dumps({**body, **nulls}).encode(),
+        headers={"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"},
+    )
+    assert answer.status == 200, answer.text
+    assert len(answer.body) > 10_000
+
+
 def test_a_wrong_key_opens_nothing(echo: ThreadedServer) -> None:
     with client_of(echo.url, "another key") as client:
         for ask in (

@@ -35,12 +35,19 @@ class Form:
     file_bytes: int = 0
 
     def text(self, name: str, default: str = "") -> str:
-        """Return the last value of a field."""
-        return self.fields[name][-1] if self.fields.get(name) else default
+        """Return the last value of a field; an empty one counts as omitted."""
+        return (self.fields[name][-1] if self.fields.get(name) else "") or default
 
     def choice(self, name: str, choices: Sequence[str], default: str) -> str:
         """Return the value of a field that has few. Raises as `require_choice`."""
         return require_choice(name, self.text(name, default), choices)
+
+    def flag(self, name: str) -> bool:
+        """Return a field that is true or false, in any case: some clients send Python's words.
+
+        Raises as `require_choice`.
+        """
+        return require_choice(name, self.text(name, "false").lower(), ("true", "false")) == "true"
 
 
 @contextlib.asynccontextmanager

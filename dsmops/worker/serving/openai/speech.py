@@ -154,7 +154,8 @@ def _parsed(body: bytes) -> dict[str, Any]:
         raise Refusal(400, f"the body is not JSON: {exc}") from exc
     if not isinstance(parsed, dict):
         raise Refusal(400, "the body is not a JSON object")
-    return parsed
+    # Some clients send null for what they do not set.
+    return {name: value for name, value in parsed.items() if value is not None}
 
 
 def _string(body: dict[str, Any], name: str, default: str | None = None) -> str:

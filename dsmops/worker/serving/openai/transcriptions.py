@@ -41,7 +41,7 @@ async def transcriptions(
     async with read_form(request, limits) as form:
         module = served.stt(form.text("model"))
         shape = form.choice("response_format", _FORMS, "json")
-        is_streamed = form.choice("stream", ("true", "false"), "false") == "true"
+        is_streamed = form.flag("stream")
         _require_supported(form, shape, is_streamed=is_streamed)
         log.info(
             MAIN,
