@@ -4,8 +4,8 @@ The worker has the tiny models. Half of the clients behave, and must get exactly
 alone. The others abort, stall, send garbage or broken Opus, flood, read nothing, post noise, leave
 half a handshake, or come in storms. Beside them one attack of `tests.support.attacks` after another
 runs in a process of its own. Two streams are held from the beginning to the end, at the pace of
-speech; their lag is told, and they must not lose their slots. At the end every slot must be free,
-the memory of all the worker's processes flat, and the exit code 0. Bounded in time and in
+speech; their lag is reported, and they must not lose their slots. At the end every slot must be
+free, the memory of all the worker's processes flat, and the exit code 0. Bounded in time and in
 connections.
 """
 
