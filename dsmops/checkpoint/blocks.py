@@ -1,6 +1,6 @@
 """Write a stream of bytes to a file through a few reused blocks.
 
-The caller fills the blocks, one thread hashes them, and another writes them.
+A few threads fill the blocks, one hashes them in order, and another writes them.
 
 The blocks bound memory whatever the size of the file and of its tensors. hashlib, numpy and the
 write calls release the interpreter lock, so the three kinds of work run side by side.
@@ -17,11 +17,15 @@ import fcntl
 import hashlib
 import mmap
 import os
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
+from typing import TypeVar
 
 BLOCK_BYTES = 2 << 20
 BLOCKS = 8
+FILLERS = min(4, os.cpu_count() or 1)
+"""Threads that fill blocks."""
 DIRECT_ALIGNMENT = 4096
 """Offset, length and address of a direct write are multiples of this. It covers every disk sector
 size in use."""
@@ -35,25 +39,27 @@ up to eight times slower on one machine, and on no machine faster by more than a
 _O_DIRECT = getattr(os, "O_DIRECT", 0)  # absent on macOS
 
 
+Filled = TypeVar("Filled")
+
+
 class BlockWriter:
     """A writer that appends to `fd`, an empty file that is open for writing.
 
-    Use it as a context, and call `finish` before the end. Fill `room()` and tell `advance()` how
-    much of it is filled, or `write()` bytes of any length. An `OSError` of a write comes out of one
-    of the later calls. Leaving the context stops the threads; unless finished, the file is then
-    incomplete.
+    Use it as a context, and call `finish` before the end. An `OSError` of a write, and what a
+    filling function raises, comes out of one of the later calls. Leaving the context stops the
+    threads; unless finished, the file is then incomplete.
     """
 
     def __init__(self, fd: int, *, digest: bool, direct: bool) -> None:
         self._fd = fd
         self._hash = hashlib.sha256() if digest else None
         self._direct = direct and bool(_O_DIRECT)
+        self._fillers = ThreadPoolExecutor(FILLERS)
         self._hasher, self._writer = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
         # Anonymous maps, because they begin at a page boundary as direct writes want it.
         self._blocks = [memoryview(mmap.mmap(-1, BLOCK_BYTES)) for _ in range(BLOCKS)]
         self._pending: list[list[Future[None]]] = [[] for _ in range(BLOCKS)]
         self._current = 0
-        self._filled = 0
         self._offset = 0
         if self._direct:
             self._direct = _set_direct(fd, True)
@@ -67,49 +73,37 @@ class BlockWriter:
         exc: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for pool in (self._hasher, self._writer):
+        # The fillers first: the others wait for what they fill.
+        for pool in (self._fillers, self._hasher, self._writer):
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def room(self) -> memoryview:
-        """Return the part of the current block that is still free; never empty."""
-        return self._blocks[self._current][self._filled :]
+    def put(self, count: int, fill: Callable[[memoryview], Filled]) -> Future[Filled]:
+        """Append `count` bytes, at most `BLOCK_BYTES`, that `fill` puts into its argument.
 
-    def advance(self, count: int) -> None:
-        """Take `count` bytes at the start of `room()` as filled."""
-        self._filled += count
-        if self._filled == BLOCK_BYTES:
-            self._hand_over()
-
-    def write(self, data: bytes | memoryview) -> None:
-        """Append all of `data`."""
-        view = memoryview(data).cast("B")
-        while view:
-            room = self.room()
-            count = min(len(view), len(room))
-            room[:count] = view[:count]
-            self.advance(count)
-            view = view[count:]
+        `fill` runs in a thread, beside those of other blocks; its result is that of the future.
+        Waits while all blocks are in use. With direct writes, only the last call may give less
+        than a whole block.
+        """
+        _await(self._pending[self._current])
+        block = self._blocks[self._current][:count]
+        filled = self._fillers.submit(fill, block)
+        pending = [self._writer.submit(self._write_filled, filled, block, self._offset)]
+        if self._hash:
+            pending.append(self._hasher.submit(_hash_filled, self._hash, filled, block))
+        self._pending[self._current] = pending
+        self._offset += count
+        self._current = (self._current + 1) % BLOCKS
+        return filled
 
     def finish(self) -> str | None:
-        """Write what is left, and return the SHA-256 of all bytes.
-
-        Waits until all is written. Returns None without `digest`.
-        """
-        if self._filled:
-            self._hand_over()
+        """Wait until all is written, and return the SHA-256 of all bytes; None without `digest`."""
         for pending in self._pending:
             _await(pending)
         return self._hash.hexdigest() if self._hash else None
 
-    def _hand_over(self) -> None:
-        block = self._blocks[self._current][: self._filled]
-        self._pending[self._current] = [self._writer.submit(self._write_block, block, self._offset)]
-        if self._hash:
-            self._pending[self._current].append(self._hasher.submit(self._hash.update, block))
-        self._offset += self._filled
-        self._filled = 0
-        self._current = (self._current + 1) % BLOCKS
-        _await(self._pending[self._current])
+    def _write_filled(self, filled: Future[Filled], block: memoryview, offset: int) -> None:
+        filled.result()
+        self._write_block(block, offset)
 
     def _write_block(self, block: memoryview, offset: int) -> None:
         while block:
@@ -141,6 +135,11 @@ def _set_direct(fd: int, wanted: bool) -> bool:
     except OSError:
         return False
     return True
+
+
+def _hash_filled(digest: hashlib._Hash, filled: Future[Filled], block: memoryview) -> None:
+    filled.result()
+    digest.update(block)
 
 
 def _await(pending: list[Future[None]]) -> None:

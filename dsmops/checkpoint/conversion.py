@@ -1,24 +1,28 @@
 """Carrying out a conversion plan: one pass over the source, in bounded memory, whole or not at all.
 
-Four kinds of work run side by side: reading and casting (here), hashing the source, hashing the
-target, writing it (`blocks`).
+Four kinds of work run side by side: reading and casting (here, by a few threads), hashing the
+source, hashing the target, writing it (`blocks`).
 """
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from dsmops.checkpoint import record
-from dsmops.checkpoint.blocks import BlockWriter
+from dsmops.checkpoint.blocks import BLOCK_BYTES, BLOCKS, BlockWriter
 from dsmops.checkpoint.casts import BLOCK_ELEMENTS, Bits, Cast, make_cast
 from dsmops.checkpoint.digests import SourceDigests
-from dsmops.checkpoint.losses import LossReport, TensorLoss
+from dsmops.checkpoint.losses import LossCounts, LossReport, TensorLoss
 from dsmops.checkpoint.plan import (
     CASTABLE,
     ConversionPlan,
@@ -158,8 +162,8 @@ def _scan(
     return LossReport.of(losses)
 
 
-class _Casts:
-    """The casts of one run, made when first needed, and the block that they read."""
+class _Casts(threading.local):
+    """The casts of one thread, made when first needed, and the block that they read."""
 
     def __init__(self, *, clamp: bool) -> None:
         self._clamp = clamp
@@ -185,11 +189,15 @@ def _fill_all(
     casts = _Casts(clamp=plan.on_overflow is OverflowPolicy.CLAMP)
     losses: list[TensorLoss] = []
     digests = []
-    for file, partial in zip(plan.files, partials, strict=True):
-        with BlockWriter(partial.fd, digest=digest, direct=direct) as writer:
+    for file, kept in zip(plan.files, partials, strict=True):
+        with BlockWriter(kept.fd, digest=digest, direct=direct) as writer:
             losses += _fill(file, writer, readers, casts, progress)
             digests.append(writer.finish())
     return LossReport.of(losses), digests
+
+
+Counted = list[tuple[str, LossCounts]]
+"""What was lost of parts of tensors, by the name of the tensor."""
 
 
 def _fill(
@@ -198,59 +206,141 @@ def _fill(
     readers: Mapping[str, ShardReader],
     casts: _Casts,
     progress: Progress,
-) -> Iterable[TensorLoss]:
-    """Write one target file; yield the losses of each tensor that was cast."""
-    writer.write(file.head)
-    progress.advance(len(file.head))
-    for tensor in file.tensors:
-        reader = readers[tensor.shard.name]
-        if not tensor.cast:
-            _copy(tensor, writer, reader, progress)
-            continue
-        cast, disk_dtype = casts[tensor.target.storage_dtype]
-        _cast(tensor, writer, reader, cast, disk_dtype, casts.scratch, progress)
-        yield TensorLoss(
-            **asdict(cast.take_counts()), name=tensor.target.name, target_dtype=tensor.target.dtype
-        )
+) -> list[TensorLoss]:
+    """Write one target file; return the losses of each tensor that was cast."""
+    counts: dict[str, list[LossCounts]] = {
+        tensor.target.name: [] for tensor in file.tensors if tensor.cast
+    }
+    waiting: deque[tuple[int, Future[Counted]]] = deque()
+
+    def take_oldest() -> None:
+        nbytes, filled = waiting.popleft()
+        for name, found in filled.result():
+            counts[name].append(found)
+        progress.advance(nbytes)
+
+    for parts in _blocks(file, readers, casts):
+        nbytes = sum(part.nbytes for part in parts)
+        waiting.append((nbytes, writer.put(nbytes, partial(_fill_block, parts))))
+        if len(waiting) == BLOCKS:
+            take_oldest()
+    while waiting:
+        take_oldest()
+    dtypes = {tensor.target.name: tensor.target.dtype for tensor in file.tensors}
+    return [
+        TensorLoss(**asdict(LossCounts.total(found)), name=name, target_dtype=dtypes[name])
+        for name, found in counts.items()
+    ]
 
 
-def _copy(tensor: TensorPlan, writer: BlockWriter, reader: ShardReader, progress: Progress) -> None:
-    offset, left = tensor.shard.offset_of(tensor.source), tensor.source.nbytes
-    while left:
-        room = writer.room()[:left]
-        reader.read_into(room, offset)
-        writer.advance(len(room))
-        progress.advance(len(room))
-        offset += len(room)
-        left -= len(room)
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """Bytes before the data."""
+
+    data: bytes
+
+    @property
+    def nbytes(self) -> int:
+        return len(self.data)
+
+    def fill(self, view: memoryview) -> Counted:
+        view[:] = self.data
+        return []
 
 
-def _cast(
-    tensor: TensorPlan,
-    writer: BlockWriter,
-    reader: ShardReader,
-    cast: Cast,
-    disk_dtype: np.dtype[Any],
-    scratch: Bits,
-    progress: Progress,
-) -> None:
-    offset, left = tensor.shard.offset_of(tensor.source), tensor.source.elements
-    while left:
-        room = writer.room()
-        count = min(left, BLOCK_ELEMENTS, len(room) // disk_dtype.itemsize)
-        bits = scratch[: max(count, 1)]
-        reader.read_into(bits.data, offset)
-        if count:
-            cast(bits, np.frombuffer(room, disk_dtype, count))
-            writer.advance(count * disk_dtype.itemsize)
-        else:
-            # One element lies across two blocks.
-            single = np.empty(1, disk_dtype)
-            cast(bits, single)
-            writer.write(single.tobytes())
-        progress.advance(bits.size * disk_dtype.itemsize)
-        offset += bits.nbytes
-        left -= bits.size
+@dataclass(frozen=True, slots=True)
+class _Copied:
+    """`nbytes` of a tensor that stays as it is, from `skip` on."""
+
+    tensor: TensorPlan
+    reader: ShardReader
+    skip: int
+    nbytes: int
+
+    def fill(self, view: memoryview) -> Counted:
+        self.reader.read_into(view, self.tensor.shard.offset_of(self.tensor.source) + self.skip)
+        return []
+
+
+@dataclass(frozen=True, slots=True)
+class _Converted:
+    """`nbytes` of a tensor in its target dtype, from `skip` on."""
+
+    tensor: TensorPlan
+    reader: ShardReader
+    casts: _Casts
+    skip: int
+    nbytes: int
+
+    def fill(self, view: memoryview) -> Counted:
+        cast, disk_dtype = self.casts[self.tensor.target.storage_dtype]
+        item_bytes = disk_dtype.itemsize
+        element, begun = divmod(self.skip, item_bytes)
+        if begun:
+            # The rest of an element whose first bytes are in the block before; counted there.
+            rest = self._single(element, cast, disk_dtype)[begun:][: len(view)]
+            cast.take_counts()
+            view[: len(rest)] = rest
+            view = view[len(rest) :]
+            element += 1
+        while len(view) >= item_bytes:
+            count = min(BLOCK_ELEMENTS, len(view) // item_bytes)
+            bits = self.casts.scratch[:count]
+            self.reader.read_into(bits.data, self._offset_of(element))
+            cast(bits, np.frombuffer(view, disk_dtype, count))
+            view = view[count * item_bytes :]
+            element += count
+        if view:
+            view[:] = self._single(element, cast, disk_dtype)[: len(view)]
+        return [(self.tensor.target.name, cast.take_counts())]
+
+    def _single(self, element: int, cast: Cast, disk_dtype: np.dtype[Any]) -> bytes:
+        """Return the bytes of one element, which lies across two blocks."""
+        bits, out = self.casts.scratch[:1], np.empty(1, disk_dtype)
+        self.reader.read_into(bits.data, self._offset_of(element))
+        cast(bits, out)
+        return out.tobytes()
+
+    def _offset_of(self, element: int) -> int:
+        return self.tensor.shard.offset_of(self.tensor.source) + 2 * element
+
+
+_Part = _Head | _Copied | _Converted
+
+
+def _blocks(
+    file: FilePlan, readers: Mapping[str, ShardReader], casts: _Casts
+) -> Iterator[list[_Part]]:
+    """Yield the parts of each block of a target file; all blocks but the last are whole."""
+    parts: list[_Part] = []
+    free = BLOCK_BYTES
+    wholes: tuple[bytes | TensorPlan, ...] = (file.head, *file.tensors)
+    for whole in wholes:
+        nbytes = len(whole) if isinstance(whole, bytes) else whole.target.nbytes
+        at = 0
+        while at < nbytes:
+            count = min(free, nbytes - at)
+            if isinstance(whole, bytes):
+                parts.append(_Head(whole[at : at + count]))
+            elif whole.cast:
+                parts.append(_Converted(whole, readers[whole.shard.name], casts, at, count))
+            else:
+                parts.append(_Copied(whole, readers[whole.shard.name], at, count))
+            at += count
+            free -= count
+            if not free:
+                yield parts
+                parts, free = [], BLOCK_BYTES
+    if parts:
+        yield parts
+
+
+def _fill_block(parts: list[_Part], block: memoryview) -> Counted:
+    counted: Counted = []
+    for part in parts:
+        counted += part.fill(block[: part.nbytes])
+        block = block[part.nbytes :]
+    return counted
 
 
 def _range_error(report: LossReport, dtype: StorageDType) -> TensorRangeError:

@@ -32,6 +32,17 @@ class LossCounts:
     nan: int = 0
     largest_magnitude: float | None = None
 
+    @classmethod
+    def total(cls, counts: Iterable[LossCounts]) -> LossCounts:
+        """Return the sum of `counts`."""
+        listed = tuple(counts)
+        sums = {name: sum(getattr(one, name) for one in listed) for name in _SUMMED}
+        largest = max(
+            (one.largest_magnitude for one in listed if one.largest_magnitude is not None),
+            default=None,
+        )
+        return LossCounts(**sums, largest_magnitude=largest)
+
     @property
     def lossless(self) -> bool:
         """Whether every element kept its value."""
@@ -60,12 +71,7 @@ class LossReport:
     def of(cls, tensors: Iterable[TensorLoss]) -> LossReport:
         """Sum up `tensors`."""
         listed = tuple(tensors)
-        sums = {name: sum(getattr(tensor, name) for tensor in listed) for name in _SUMMED}
-        largest = max(
-            (tensor.largest_magnitude for tensor in listed if tensor.largest_magnitude is not None),
-            default=None,
-        )
-        return cls(LossCounts(**sums, largest_magnitude=largest), listed)
+        return cls(LossCounts.total(listed), listed)
 
     @classmethod
     def from_json(cls, body: Any) -> LossReport:
