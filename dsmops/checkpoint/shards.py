@@ -36,6 +36,10 @@ _PICKLE_HINT = (
     "Get the model's .safetensors files. If there are none, convert it where nothing can be harmed:"
     " safetensors.torch.save_file(torch.load(FILE, weights_only=True), NEW)."
 )
+_GGUF_HINT = (
+    "Name the .safetensors file that it was made from. `dsmops inspect` reads GGUF, and `dsmops"
+    " verify SOURCE TARGET` does as TARGET."
+)
 _MAGIC: tuple[tuple[bytes, str, str], ...] = (
     (
         b"PK\x03\x04",
@@ -46,7 +50,7 @@ _MAGIC: tuple[tuple[bytes, str, str], ...] = (
     (b"\x80\x03", "a pickle: loading it can run code hidden in it", _PICKLE_HINT),
     (b"\x80\x04", "a pickle: loading it can run code hidden in it", _PICKLE_HINT),
     (b"\x80\x05", "a pickle: loading it can run code hidden in it", _PICKLE_HINT),
-    (b"GGUF", "a GGUF file", "Only inspect and verify read GGUF. Get the .safetensors files."),
+    (b"GGUF", "a GGUF file", _GGUF_HINT),
     (
         b"version ",
         "a Git LFS pointer, not the file it stands for",

@@ -287,15 +287,20 @@ def write_export(
         require_apart(report, plan)
     # Opened first: a report that cannot be written is an error before the work.
     with nullcontext() if report is None else replace_atomically(report) as file:
-        outcome = carry_out(
-            plan,
-            force=force,
-            dry_run=dry_run,
-            check=check,
-            digest=digest,
-            fsync=fsync,
-            progress=out.progress(),
-        )
+        try:
+            outcome = carry_out(
+                plan,
+                force=force,
+                dry_run=dry_run,
+                check=check,
+                digest=digest,
+                fsync=fsync,
+                progress=out.progress(),
+            )
+        except (KeyboardInterrupt, SystemExit):
+            if plan.journal_path.exists():
+                out.note("stopped; the same command goes on with the tensors that are left")
+            raise
         if file is not None:
             file.write(f"{out.document(outcome)}\n".encode())
     out.result(outcome, show_export(outcome))

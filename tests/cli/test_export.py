@@ -138,6 +138,22 @@ def test_mistakes_get_one_sentence_and_a_way_out(
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
 
 
+def test_ctrl_c_says_that_the_same_command_goes_on(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where finished tensors are noted; nothing is promised where none are."""
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dsmops.checkpoint.export.outcome.carry_out", stop)
+    target = tmp_path / "m.gguf"
+    arguments = ["export", "--to", "gguf", str(model), str(target)]
+    assert "goes on" not in CliRunner().invoke(app, arguments).output
+    (tmp_path / ".m.gguf.dsmops-journal").touch()
+    assert "the same command goes on" in CliRunner().invoke(app, arguments).output
+
+
 def test_an_export_is_no_source_for_other_commands(model: Path, tmp_path: Path) -> None:
     """GGUF is refused by name with what to do instead."""
     target = tmp_path / "m.gguf"

@@ -213,7 +213,8 @@ def _gguf(checkpoint: Checkpoint, quant: str) -> Iterator[_Draft]:
         elif len(tensor.shape) == 2:
             fitting = (one for one in choices if tensor.shape[1] % one.group == 0)
             encoding = next(fitting, encoding)
-        return tensor.name, tensor.shape, encoding
+        # GGUF stores a single value as a row of one.
+        return tensor.name, tensor.shape or (1,), encoding
 
     return _drafts(checkpoint, choose)
 

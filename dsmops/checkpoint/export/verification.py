@@ -166,9 +166,14 @@ def _compare(
         progress.advance(count * tensor.source.nbytes // max(tensor.source.elements, 1))
     limit = ours.summary().relative_rms_error * TOLERANCE
     found = theirs.summary()
-    if not different or (
-        found.relative_rms_error <= limit and theirs.overflowed == ours.overflowed
-    ):
+    if theirs.overflowed > ours.overflowed:
+        return Difference(
+            tensor.source.name,
+            f"{different} bytes differ, and {theirs.overflowed:,} values are NaN or infinite that"
+            " are not in the source",
+            different,
+        )
+    if not different or found.relative_rms_error <= limit:
         return None
     return Difference(
         tensor.source.name,

@@ -241,6 +241,40 @@ def test_verify_finds_what_was_changed(source: Path, tmp_path: Path) -> None:
     assert difference.tensor == "transformer.layers.0.self_attn.in_proj_weight"
 
 
+def test_verify_names_values_that_are_not_finite(source: Path, tmp_path: Path) -> None:
+    """A scale that became NaN: the other values alone are near enough."""
+    target = tmp_path / "m.gguf"
+    plan = plan_export(source, target, Runtime.GGUF, "q8_0")
+    export(plan)
+    with target.open("r+b") as file:
+        file.seek(len(plan.head) + plan.tensors[2].pieces[0].begin)
+        file.write(b"\x7f\x7f")
+    (difference,) = verify_export(source, target).differences
+    assert "32 values are NaN or infinite" in difference.message
+
+
+def test_empty_tensors_and_single_values_are_exported(tmp_path: Path) -> None:
+    """Shapes without rows, without dimensions, and rows that no block divides."""
+    odd = np.array([-0.0, 1e-40, 3, 65504], "<f4").tobytes()
+    source = write_file(
+        tmp_path / "in.safetensors",
+        {
+            "none.weight": ("BF16", (0, 32), b""),
+            "scalar": ("F32", (), odd[8:12]),
+            "odd.weight": ("F32", (1, 4), odd),
+            "row.weight": ("BF16", (2, 32), b"\x80\x80" * 32 + b"\x01\x00" * 32),
+        },
+    )
+    target = tmp_path / "m.gguf"
+    totals = export(plan_export(source, target, Runtime.GGUF, "q8_0")).totals
+    header = read_gguf_header(target)
+    assert {name: one.dtype for name, one in header.tensors.items()} == {
+        "none.weight": "Q8_0", "scalar": "F32", "odd.weight": "F32", "row.weight": "Q8_0"
+    }  # fmt: skip
+    assert (totals.elements, totals.not_finite, totals.overflowed) == (69, 0, 0)
+    assert verify_export(source, target).same
+
+
 def test_verify_accepts_another_encoder_of_the_same_error(source: Path, tmp_path: Path) -> None:
     """One code in 32 moved by one step is within the encoding's own error."""
     target = tmp_path / "m.gguf"
