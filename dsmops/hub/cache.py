@@ -20,7 +20,7 @@ import secrets
 from contextlib import suppress
 from pathlib import Path
 
-from dsmops.errors import TransferError
+from dsmops.errors import TargetBusyError, TransferError
 from dsmops.files import os_errors, write_text_atomically
 from dsmops.hub.source import FileVersion, HubFile
 
@@ -102,7 +102,8 @@ def link(cache: Path, file: HubFile, version: FileVersion) -> Path:
 def remember_commit(cache: Path, file: HubFile, commit: str) -> None:
     """Record that the revision of `file` stands at `commit`, unless it is the commit itself."""
     if file.revision != commit and _commit_of(cache, file) != commit:
-        write_text_atomically(repo_folder(cache, file.repo) / "refs" / file.revision, commit)
+        with suppress(TargetBusyError):  # another process is recording it
+            write_text_atomically(repo_folder(cache, file.repo) / "refs" / file.revision, commit)
 
 
 def _linked_blob(path: Path) -> str:

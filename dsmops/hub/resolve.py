@@ -8,17 +8,20 @@ missing, the revision is resolved again and all files of it come from that one c
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dsmops import files
-from dsmops.errors import SourceError
+from dsmops.errors import SourceError, TargetBusyError
 from dsmops.hub import cache
 from dsmops.hub.settings import HubSettings, read_settings
 from dsmops.hub.source import DEFAULT_REVISION, FileVersion, HubFile
 from dsmops.progress import SILENT, Progress
 from dsmops.units import counted, size
+
+_BUSY_POLL_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +124,8 @@ def plan_download(wanted: Iterable[HubFile], *, refresh: bool = False) -> Downlo
 def fetch(plan: DownloadPlan, *, progress: Progress = SILENT) -> dict[HubFile, Path]:
     """Bring what the plan lacks into the cache and return where every file of it is.
 
-    An interrupted download goes on where it stopped. Large files are compared with their SHA-256. A
+    An interrupted download goes on where it stopped. A file that another process downloads is
+    waited for. Large files are compared with their SHA-256. A
     branch is recorded as standing at the new commit only once all files are there, so that a
     failure leaves the old ones usable.
 
@@ -130,7 +134,6 @@ def fetch(plan: DownloadPlan, *, progress: Progress = SILENT) -> dict[HubFile, P
             later too.
         TransferError, CredentialsError, SourceError: the network or the hub failed.
         IntegrityError: what arrived is not what the hub promised; it was removed.
-        TargetBusyError: another process downloads one of the files now.
     """
     paths = {planned.file: planned.path for planned in plan.files if planned.path is not None}
     lacking = [planned for planned in plan.files if planned.path is None]
@@ -234,8 +237,18 @@ def _left_by_an_interrupted_download(blob: Path, version: FileVersion) -> int:
 def _fetch_one(planned: PlannedFile, settings: HubSettings, progress: Progress) -> Path:
     from dsmops.hub import transfer
 
-    if not cache.blob_path(settings.cache, planned.file, planned.version.etag).exists():
-        transfer.download(planned.file, planned.version, settings, progress)
+    blob = cache.blob_path(settings.cache, planned.file, planned.version.etag)
+    is_told = False
+    while not blob.exists():
+        try:
+            transfer.download(planned.file, planned.version, settings, progress)
+            break
+        except TargetBusyError:
+            # When its network fails it gives up, and this one goes on from there.
+            if not is_told:
+                progress.announce([f"Waiting for another process that downloads {planned.file}"])
+                is_told = True
+            time.sleep(_BUSY_POLL_S)
     return cache.link(settings.cache, planned.file, planned.version)
 
 

@@ -7,14 +7,18 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from dsmops.errors import SourceError, TargetBusyError, TransferError
+from dsmops.errors import SourceError, TransferError
 from dsmops.hub import fetch, in_cache, plan_download
 from dsmops.hub.settings import read_settings
 from dsmops.hub.source import HubFile
+from dsmops.progress import SilentProgress
 from tests.hub.conftest import StartHub
 from tests.support.hub_server import Fault
 
@@ -83,9 +87,33 @@ def test_a_slow_connection_is_not_a_hanging_one(start_hub: StartHub) -> None:
     assert sum("cdn" in request.path for request in hub.requests) == 1
 
 
+class Told(SilentProgress):
+    """Progress that keeps what is announced."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.came = threading.Event()
+
+    def announce(self, lines: Iterable[str]) -> None:
+        self.lines += lines
+        self.came.set()
+
+
+def test_several_that_fetch_the_same_file_at_once_all_have_it(start_hub: StartHub) -> None:
+    """As the parts of an array do that begin at the same time: it is downloaded once."""
+    hub = start_hub({"org/repo": {WEIGHTS.filename: CONTENT[:40_000]}})
+    hub.faults.append(Fault("GET /cdn", pause_s=0.02))
+    with ThreadPoolExecutor(3) as threads:
+        plans = [plan_download([WEIGHTS]) for _ in range(3)]
+        fetched = list(threads.map(fetch, plans))
+    assert {one[WEIGHTS].read_bytes() for one in fetched} == {CONTENT[:40_000]}
+    assert sum("cdn" in request.path for request in hub.requests) == 1
+    assert leftovers() == []
+
+
 def test_a_killed_download_is_resumed_by_the_next_run(start_hub: StartHub) -> None:
-    """While a process downloads, a second one reports that; once it is killed, the next run fetches
-    only the rest.
+    """While a process downloads, a second one waits; once it is killed, the second fetches only the
+    rest.
     """
     hub = start_hub({"org/repo": {WEIGHTS.filename: CONTENT}})
     hub.faults.append(Fault("GET /cdn", after_bytes=KEPT, then="stall"))
@@ -93,16 +121,18 @@ def test_a_killed_download_is_resumed_by_the_next_run(start_hub: StartHub) -> No
         [sys.executable, "-c", FETCH], env={**os.environ, "HF_HUB_DOWNLOAD_TIMEOUT": "60"}
     )
     assert hub.stalled.wait(60)
-    with pytest.raises(TargetBusyError):
-        fetch(plan_download([WEIGHTS]))
-    child.send_signal(signal.SIGKILL)
-    child.wait()
-    assert in_cache(WEIGHTS) is None
-    hub.requests.clear()
-    plan = plan_download([WEIGHTS])
-    assert fetch(plan)[WEIGHTS].read_bytes() == CONTENT
+    plan, told = plan_download([WEIGHTS]), Told()
+    with ThreadPoolExecutor(1) as thread:
+        second = thread.submit(fetch, plan, progress=told)
+        assert told.came.wait(60)
+        assert in_cache(WEIGHTS) is None
+        hub.requests.clear()
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        assert second.result()[WEIGHTS].read_bytes() == CONTENT
+    assert told.lines == [f"Waiting for another process that downloads {WEIGHTS}"]
     # What the child had not yet read from its socket when it died has to come again.
-    assert len(CONTENT) - KEPT <= hub.sent_bytes() == plan.fetch_bytes < len(CONTENT)
+    assert len(CONTENT) - KEPT <= hub.sent_bytes() < len(CONTENT)
     assert leftovers() == []
 
 
