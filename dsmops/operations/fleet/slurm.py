@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from dsmops.errors import EnvironmentMissingError, RemoteError
 from dsmops.operations.fleet.programs import run_programs
@@ -13,6 +15,9 @@ from dsmops.operations.fleet.verdicts import Answer
 _LIST_S = 30.0
 _GONE = ("down", "drain", "fail", "maint", "powered", "power_down", "unknown", "inval")
 """States of sinfo in which a node starts nothing."""
+
+
+_ENDED = re.compile(r"srun: error: \S+: tasks? \S+: (Exited with exit code|Terminated|Killed)")
 
 
 class SlurmNodes:
@@ -74,8 +79,15 @@ class SlurmNodes:
                 for node in up
             },
             timeout_s,
-            on_answer,
+            lambda answer: on_answer(replace(answer, stderr=_without_srun(answer.stderr))),
         )
+
+
+def _without_srun(stderr: str) -> str:
+    """Return what the command printed, without what `srun` adds where its exit code is not 0."""
+    lines = stderr.splitlines()
+    own = [line for line in lines if not _ENDED.match(line)]
+    return "\n".join(own or lines)
 
 
 def _lines(*command: str) -> list[str]:

@@ -1,7 +1,7 @@
 """A fleet by a real sshd on the loopback device, and by programs that stand in for Slurm's.
 
-The stand-ins behave as `srun`, `sinfo` and `scontrol` do for what is used of them. None of this was
-run on a real Slurm cluster.
+The stand-ins behave as `srun`, `sinfo` and `scontrol` do for what is used of them;
+`test_real_slurm` runs a real Slurm.
 """
 
 from __future__ import annotations
@@ -165,7 +165,8 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "shift; done\n"
         "case $node in n2) exec sleep 600;;\n"
         'n4) echo "srun: error: Unable to allocate resources" >&2; exit 1;; esac\n'
-        'SLURMD_NODENAME=$node exec "$@"',
+        'SLURMD_NODENAME=$node "$@" && exit; code=$?\n'
+        'echo "srun: error: $node: task 0: Exited with exit code $code" >&2; exit $code',
     )
     script(programs / "scontrol", "printf 'n1\\n'")
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")

@@ -92,7 +92,7 @@ def noise(folder: Path, count: int, seconds: tuple[float, float]) -> None:
     for number in range(count):
         samples = rng.normal(0, 0.2, round(RATE_HZ * rng.uniform(*seconds))).astype(np.float32)
         (folder / f"{number % 3}").mkdir(parents=True, exist_ok=True)
-        write(folder / f"{number % 3}" / f"{number}.wav", [samples])
+        write(folder / f"{number % 3}" / f"{number}.wav", [samples], durable=False)
 
 
 @pytest.fixture(scope="module")
