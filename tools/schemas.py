@@ -248,6 +248,8 @@ class _Schemas:
     def __init__(self) -> None:
         self.definitions: dict[str, Any] = {}
         self._owners: dict[str, Any] = {}
+        self._item_names: dict[Any, Mapping[str, str]] = {}
+        """Other names of keys, by the class of the objects that a field lists."""
 
     def of(self, annotation: Any) -> dict[str, Any]:
         """Return the schema of what an annotation allows."""
@@ -308,7 +310,11 @@ class _Schemas:
         if dataclasses.is_dataclass(kind):
             fields = dataclasses.fields(kind)
             names = {field.name: field.metadata.get("json", field.name) for field in fields}
-            names |= {name: name for name in more}
+            names |= {**{name: name for name in more}, **self._item_names.get(kind, {})}
+            for field in fields:
+                if "items" in field.metadata:
+                    (item, *_) = typing.get_args(hints[field.name])
+                    self._item_names[item] = field.metadata["items"]
         return {
             "type": "object",
             "description": _summary(kind),

@@ -31,7 +31,7 @@ def to_json(value: Any) -> Any:
     """Return `value` as JSON knows it.
 
     Dataclasses become objects, times UTC ISO 8601, non-finite floats null. A field with a `json` in
-    its metadata goes by that name.
+    its metadata goes by that name; `items` there gives other names to keys of the objects it lists.
 
     Bytes of a file name that are not UTF-8 become U+FFFD, since JSON cannot hold them.
     """
@@ -39,7 +39,9 @@ def to_json(value: Any) -> Any:
         value = str(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {
-            field.metadata.get("json", field.name): to_json(getattr(value, field.name))
+            field.metadata.get("json", field.name): _renamed(
+                to_json(getattr(value, field.name)), field.metadata.get("items")
+            )
             for field in dataclasses.fields(value)
         }
     if isinstance(value, Enum):
@@ -56,3 +58,9 @@ def to_json(value: Any) -> Any:
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
     return value
+
+
+def _renamed(value: Any, names: Mapping[str, str] | None) -> Any:
+    if names is None:
+        return value
+    return [{names.get(key, key): item for key, item in one.items()} for one in value]

@@ -188,7 +188,7 @@ def _end_with_parent(alive: Connection) -> None:
 def _merged(runs: Sequence[TranscriptionRun]) -> TranscriptionRun:
     """Return what all runs did; each lists the same recordings."""
     transcribed = sum(run.transcribed for run in runs)
-    failures = {failure.audio: failure for run in runs for failure in run.failures}
+    failures = {failure.file: failure for run in runs for failure in run.failures}
     audio_s, elapsed_s = sum(run.audio_s for run in runs), max(run.elapsed_s for run in runs)
     busy = [run for run in runs if run.device is not None]
     shares = [run.step_share for run in busy if run.step_share is not None]
@@ -202,7 +202,7 @@ def _merged(runs: Sequence[TranscriptionRun]) -> TranscriptionRun:
         elapsed_s=elapsed_s,
         speedup=audio_s / elapsed_s if audio_s and elapsed_s else None,
         step_share=sum(shares) / len(shares) if shares else None,
-        failures=tuple(failures[audio] for audio in sorted(failures)),
+        failures=tuple(failures[file] for file in sorted(failures)),
         device=", ".join(dict.fromkeys(str(run.device) for run in busy)) or None,
         dtype=busy[0].dtype if busy else None,
         batch_size=sum(run.batch_size or 0 for run in busy) or None,

@@ -6,7 +6,7 @@ import queue
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
@@ -28,6 +28,7 @@ from dsmops.operations.speech.many.text_listing import (
 )
 from dsmops.operations.speech.many.work import (
     WHOLE,
+    Failed,
     Shard,
     Work,
     allow_open_files,
@@ -73,14 +74,6 @@ levels: with one row a text's file is the same, to the byte, in every run."""
 
 
 @dataclass(frozen=True, slots=True)
-class FailedText:
-    """A text that could not be synthesized, and why."""
-
-    text: str
-    error: str
-
-
-@dataclass(frozen=True, slots=True)
 class SynthesisRun:
     """What a run did.
 
@@ -103,7 +96,7 @@ class SynthesisRun:
     audio_s: float
     elapsed_s: float
     speedup: float | None
-    failures: tuple[FailedText, ...]
+    failures: tuple[Failed, ...] = field(metadata={"items": {"file": "text"}})
     skipped: str = ""
     step_share: float | None = None
     device: str | None = None
@@ -193,24 +186,13 @@ def synthesize_many(job: SynthesisJob, *, progress: Progress = SILENT) -> Synthe
         engine = _Engine(job, work, progress)
         if work.waiting:
             engine.run(longest_texts_first(work.waiting))
-    loaded, elapsed_s = engine.loaded, engine.elapsed_s
     return SynthesisRun(
         folder=str(job.folder),
         model=job.model,
         texts=len(texts),
-        done_before=work.done_before,
-        in_work_elsewhere=work.in_work_elsewhere,
         synthesized=work.finished,
-        words=work.words,
-        audio_s=work.audio_s,
-        elapsed_s=elapsed_s,
-        speedup=work.audio_s / elapsed_s if work.audio_s and elapsed_s else None,
-        step_share=engine.step_s / elapsed_s if elapsed_s else None,
-        failures=tuple(FailedText(one.file, one.error) for one in work.failures),
         skipped="".join(engine.skipped),
-        device=str(loaded.device) if loaded else None,
-        dtype=loaded.dtype if loaded else None,
-        batch_size=engine.slots,
+        **work.figures(engine),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from dsmops.operations.speech.many.listing import (
 from dsmops.operations.speech.many.run_folder import RunFolder, RunSettings
 from dsmops.operations.speech.many.work import (
     WHOLE,
+    Failed,
     Shard,
     Work,
 )
@@ -36,14 +37,6 @@ if TYPE_CHECKING:
 
 FORMATS = ("txt", "srt", "vtt", "json")
 """What a transcript can be written as, which is also the ending of its file."""
-
-
-@dataclass(frozen=True, slots=True)
-class FailedRecording:
-    """A recording that could not be read, or only in part, and why."""
-
-    audio: str
-    error: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +63,7 @@ class TranscriptionRun:
     audio_s: float
     elapsed_s: float
     speedup: float | None
-    failures: tuple[FailedRecording, ...]
+    failures: tuple[Failed, ...] = field(metadata={"items": {"file": "audio"}})
     step_share: float | None = None
     device: str | None = None
     dtype: str | None = None
@@ -144,24 +137,13 @@ def transcribe_many(job: Job, *, progress: Progress = SILENT) -> TranscriptionRu
                 engine.run(longest_first(work.waiting))
             finally:
                 progress.finish()
-    loaded, elapsed_s = engine.loaded, engine.elapsed_s
     return TranscriptionRun(
         folder=str(job.folder),
         model=job.model,
         formats=job.formats,
         recordings=len(recordings),
-        done_before=work.done_before,
-        in_work_elsewhere=work.in_work_elsewhere,
         transcribed=work.finished,
-        words=work.words,
-        audio_s=work.audio_s,
-        elapsed_s=elapsed_s,
-        speedup=work.audio_s / elapsed_s if work.audio_s and elapsed_s else None,
-        step_share=engine.step_s / elapsed_s if elapsed_s else None,
-        failures=tuple(FailedRecording(one.file, one.error) for one in work.failures),
-        device=str(loaded.device) if loaded else None,
-        dtype=loaded.dtype if loaded else None,
-        batch_size=engine.slots,
+        **work.figures(engine),
     )
 
 

@@ -7,13 +7,17 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from dsmops.errors import InputError
 from dsmops.operations.speech.many.ahead import opened_ahead
 from dsmops.operations.speech.many.run_folder import Note, RunFolder
 from dsmops.progress import Progress
 from dsmops.units import duration
+
+if TYPE_CHECKING:
+    from dsmops.worker.models.stt import LoadedStt
+    from dsmops.worker.models.tts import LoadedTts
 
 _SHOW_EVERY_S = 0.25
 
@@ -62,6 +66,23 @@ class Failed:
 
     file: str
     error: str
+
+
+class RunEngine(Protocol):
+    """What a run computes with.
+
+    `loaded` and `slots` are None where nothing was left to do. `step_s` of `elapsed_s`, the time
+    without loading, it computed.
+    """
+
+    @property
+    def loaded(self) -> LoadedStt | LoadedTts | None: ...
+    @property
+    def slots(self) -> int | None: ...
+    @property
+    def step_s(self) -> float: ...
+    @property
+    def elapsed_s(self) -> float: ...
 
 
 class Work(Generic[_Listed]):
@@ -117,6 +138,23 @@ class Work(Generic[_Listed]):
         self._progress.gauge(
             min(share, 1.0), f"{duration(seconds)} of audio, {speed:.3g} × real time"
         )
+
+    def figures(self, engine: RunEngine) -> dict[str, Any]:
+        """Return what runs over recordings and over texts both tell, by the names of its fields."""
+        loaded, elapsed_s = engine.loaded, engine.elapsed_s
+        return {
+            "done_before": self.done_before,
+            "in_work_elsewhere": self.in_work_elsewhere,
+            "words": self.words,
+            "audio_s": self.audio_s,
+            "elapsed_s": elapsed_s,
+            "speedup": self.audio_s / elapsed_s if self.audio_s and elapsed_s else None,
+            "step_share": engine.step_s / elapsed_s if elapsed_s else None,
+            "failures": tuple(self.failures),
+            "device": str(loaded.device) if loaded else None,
+            "dtype": loaded.dtype if loaded else None,
+            "batch_size": engine.slots,
+        }
 
     @property
     def failures(self) -> list[Failed]:

@@ -483,6 +483,6 @@ def test_a_recording_that_may_not_be_read_fails_alone(folder: Path, tmp_path: Pa
     one = replace(job(folder, tmp_path / "out"), inputs=(str(tmp_path / "m.jsonl"),))
     done = transcribe_many(one)
     assert done.transcribed == 1
-    assert {failure.audio for failure in done.failures} == {
+    assert {failure.file for failure in done.failures} == {
         str(path) for name, path in names.items() if name != "good"
     }
