@@ -36,6 +36,7 @@ from dsmops.logs.rules import (
     Pseudonym,
     Rule,
     block_edits,
+    next_block,
     opened_block,
     opens_pem,
     pem_edits,
@@ -383,11 +384,10 @@ class Redactor:
     def _inside_block(self, text: str, kind: str) -> str:
         view = next(chain(lines_within(text), views(text)), None)
         edits = block_edits(kind, view.text if view else text, self._pseudonym)
-        if edits is None or kind in ("value", "line") or (kind in ("part", "word") and edits):
-            self._open_block = None
+        self._open_block = next_block(kind, edits)
         if not edits:
             return text
-        self.counts["text" if kind == "text" else "key"] += len(edits)
+        self.counts["text" if "text" in kind.split(" ")[:2] else "key"] += len(edits)
         return _edited(text, edits, view)
 
     def _pseudonym(self, kind: str, value: str) -> str:

@@ -19,6 +19,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
+from dsmops.logs.commands import (
+    COMMAND_SECRET,
+    COMMAND_SECRET_HINT,
+    COMMAND_SECRET_NEEDLES,
+    PROTOCOL_SECRET,
+    PROTOCOL_SECRET_HINT,
+    PROTOCOL_SECRET_NEEDLES,
+    SQL_PASSWORD,
+    SQL_PASSWORD_HINT,
+    SQL_PASSWORD_NEEDLES,
+)
 from dsmops.logs.disguise import unveil
 from dsmops.logs.tokens import token_hint, token_pattern
 from dsmops.logs.vendor_keys import (
@@ -193,7 +204,7 @@ _HARMLESS = re.compile(
     rf"(?:{PSEUDONYM}|none|null|nil|undefined|true|false|\*+|[<\[(]?(?:redacted|sensitive|hidden|masked)[>\])]?"
     # What a template, a manual or a package manager writes in its place.
     r"|\{\{?[ ]?[A-Za-z_.]{1,60}[ ]?\}?\}|%(?:\([a-z_]{1,40}\))?[sdvqr]|\.\.\.|…|x{3,}|all|any|amd64|arm64|i386|array"
-    r"|\$\{{?\w+\}?|\$\(|\[\]|\{\}|[|>][+-]?)?\)?|(?-i:[A-Z]\w*)?[ ]?[(\[{]",
+    r"|\$\{{?\w+\}?|\$\(|\[\]|\{\}|[|>][+-]?\d?[+-]?|<<[-~]?[\"']?\w{1,40}[\"']?)?\)?|(?-i:[A-Z]\w*)?[ ]?[(\[{]",
     re.IGNORECASE | re.ASCII,
 )
 # A value that runs to the end of the line was replaced before when it begins with a pseudonym.
@@ -343,7 +354,7 @@ _CREDENTIAL_NAME = rf"""
       | (?:[a-z0-9]{{0,20}}) (?:access|refresh|auth|session|id|api|hf|bearer|security|client|user|csrf|xsrf|device|bot|login|secret)?
         [-_]? token
       | x-(?:amz|goog)-(?:signature|credential|security-token) | awsaccesskeyid | ossaccesskeyid | sharedaccesssignature
-      | connection[-_]?string
+      | connection[-_]?string | secret[-_]?string | client[-_]?key[-_]?data | psk
     ))
 """
 _COLUMN = re.compile(
@@ -369,10 +380,10 @@ _PARAMETER = rf"""
 """
 # `curl -u user:password`.
 _USER_OPTION = r"""
-    (?<![\w-]) (?: -u \s? | --(?:proxy-)?user [\s=] ) (?:
-        \\*" (?P<double> [^\s":]{1,64} : [^"\\\n]{1,256} ) \\*"
-      | \\*' (?P<single> [^\s':]{1,64} : [^'\\\n]{1,256} ) \\*'
-      | ["']? (?P<user> [^\s"':]{1,64} : [^\s"']{1,256} ) )
+    (?<![\w-]) (?: -[uU] \s? | --(?:proxy-)?user [\s=] ) (?:
+        \\*" (?P<double> [^\s":<]{1,64} : [^"\\\n]{1,4096} ) \\*"
+      | \\*' (?P<single> [^\s':<]{1,64} : [^'\\\n]{1,4096} ) \\*'
+      | ["']? (?P<user> [^\s"':<]{1,64} : [^\s"']{1,256} ) )
 """
 # `machine host login user password secret` of netrc.
 _NETRC = r"\b login \s{1,3} \S{1,100} \s{1,3} password \s{1,3} (?P<bare> \S+ )"
@@ -429,7 +440,7 @@ _VALUE_FIRST = rf"""
 """
 # `"NAME=value of several words"` as an item of a list or an argument.
 _ASSIGNED = rf"""
-    (?<![\w:=]) (?<![:=][ ]) (?P<edge> \\*["'] ) {_CREDENTIAL_NAME} (?: = | :[ ]? )
+    (?: (?<![\w:=]) (?<![:=][ ]) | (?<=-var=) ) (?P<edge> \\*["'] ) {_CREDENTIAL_NAME} (?: = | :[ ]? )
     (?P<assigned> (?! ["'\\\[({{] ) (?: [^"'\\ &] | \\(?!["']) )*+ (?: [ &] | ["'](?=\w) | '\"'\"' | '\\'' )
       (?: [^"'\\] | ["'](?=\w) | '\"'\"' | '\\'' | \\(?!["']) )*? ) (?= (?P=edge)(?!\w) )
 """
@@ -479,7 +490,7 @@ _COMMAND = rf"""
       | openssl \s [^|;&]{{0,200}}? (?:-k|-K) ) \s{{1,3}} {argument("argument", BARE_WORD)}
   | (?<![\w-]) pass: (?P<pass> (?=\S{{0,199}}\d) [^\s"']{{6,}} )
   | (?<![\w-]) curl \s [^|;&]{{0,400}}? (?: -b | --cookie ) [\s=] ["']? (?P<cookie> [^\s"'=]{{1,80}} = [^"']+? ) (?= ["'] | \s-|\shttps?: | $ )
-  | (?<![\w]) _auth \s? = \s? ["']? (?P<npm> [\w+/]{{8,}}={{0,2}} )
+  | (?<![\w]) _auth \s? [=:] \s? ["']? (?P<npm> [\w+/]{{8,}}={{0,2}} )
   | "value" \s? : \s? " (?P<har> [^"]+ ) " (?= [^{{}}]{{0,300}} "httpOnly" )
 """
 
@@ -504,7 +515,9 @@ _AWS_ID = (
 )
 _AWS_PRIVATE = r"(?<![\w/+=.-]) [A-Za-z0-9/+]{40} (?![\w/+=])"
 _USERINFO = r"""
-    (?<=://) (?P<userinfo> [^\s/@:"'<>]{0,256} : [^\s/@"'<>]{1,256} | [\w.~%-]{20,256} ) (?=@)
+    (?<=://) (?P<userinfo> [^\s/@:"'<>\[]{0,256} :
+        (?: [^\s/@"'<>] | ["'](?=[\w!\#$%^*+=.-]) | (?<!:) @ (?=[^\s/@"'<>]{1,256}@) | (?<!\d) / (?=[^\s/@"'<>]{1,256}@) ){1,256}
+      | [\w.~%-]{20,256} ) (?=@)
 """
 # Names of voices and checkpoints hold `@240.safetensors`; `git@host` is not a person.
 _EMAIL = r"""
@@ -633,12 +646,12 @@ _FOLLOWS_HINT = (
 )
 _TEXT_HINT = rf"(?i:texts?|prompt|transcripts?){_FOLLOWS_HINT}"
 _NAMED_HINT = (
-    r"(?i:[hdnsy][-_]?ids?|keys?|code|secret|pass(?:wd|word|phrase|code|wort|e)?|kennwort|otp|auth|pwd|credentials?|jwt|(?<!\btext_)token|signature|string)"
+    r"(?i:[hdnsy][-_]?ids?|keys?|code|secret|pass(?:wd|word|phrase|code|wort|e)?|kennwort|otp|auth|pwd|credentials?|jwt|(?<!\btext_)token|signature|string|key[-_]?data|psk)"
     rf"{_FOLLOWS_HINT}|(?:--|(?<=\s)-)[A-Za-z0_][\w.$-]{{0,200}}\s"
 )
 _NAME_WORDS = (
     "[hdnsy][-_]?ids?|keys?|code|secret|pass(?:wd|word|phrase|code|wort|e)?|kennwort|otp|auth"
-    "|pwd|credentials?|jwt|token|signature|string"
+    "|pwd|credentials?|jwt|token|signature|string|key[-_]?data|psk"
 )
 _NAME_WORD = f"(?i:{_NAME_WORDS})"
 _BARS = "(?:[|]|│|┃|║)"
@@ -657,7 +670,7 @@ _WORDS_HINT = rf"{_HIDDEN_WORDS}\s?[=:]\s?[^\s\"',;=:(){{}}\[\]|&<]+[ ]"
 
 _TEXT_NEEDLES = words("text prompt transcript")
 _NAMED_NEEDLES = words(
-    "id key code secret pass kennwort otp auth pwd credential jwt token signature string --"
+    "id key code secret pass kennwort otp auth pwd credential jwt token signature string psk --"
 )
 _PASSWORD_NEEDLES = words("secret pass kennwort")
 _AWS_NEEDLES = words("akia asia abia acca agpa aida aipa anpa anva apka aroa a0t")
@@ -707,6 +720,7 @@ RULES: tuple[Rule, ...] = (
         _key,
     ),
     Rule("key", ("value",), _VALUE_FIRST_HINT, _VALUE_FIRST, _first_value),
+    Rule("key", SQL_PASSWORD_NEEDLES, SQL_PASSWORD_HINT, SQL_PASSWORD, _key),
     Rule("key", _NAMED_NEEDLES, _ASSIGNED_HINT, _ASSIGNED, _secret),
     Rule("key", _PASSWORD_NEEDLES, _ALONE_HINT, _ALONE, _secret),
     Rule("key", _PASSWORD_NEEDLES, _WORDS_HINT, _WORDS, _secret),
@@ -726,8 +740,8 @@ RULES: tuple[Rule, ...] = (
         _PARAMETER,
         _key,
     ),
-    Rule("key", ("://",), r"://[^\s/@]*@", _USERINFO, _key),
-    Rule("key", ("-u", "user"), r"-u\s?\S{1,260}:|user[\s=]", _USER_OPTION, _key),
+    Rule("key", ("://",), r"://[^\s/@:]*(?::[^\s@]*)?@", _USERINFO, _key),
+    Rule("key", ("-u", "user"), r"-[uU]\s?\S{1,260}:|user[\s=]", _USER_OPTION, _key),
     Rule("key", ("password",), r"password\s", _NETRC, _key),
     Rule("key", _NAMED_NEEDLES, _PLACED_HINT, _PLACED, _secret),
     Rule(
@@ -753,6 +767,8 @@ RULES: tuple[Rule, ...] = (
         "key", PASSWORD_IN_SENTENCE_NEEDLES, PASSWORD_IN_SENTENCE_HINT, PASSWORD_IN_SENTENCE, _key
     ),
     Rule("key", COMMAND_KEY_NEEDLES, COMMAND_KEY_HINT, COMMAND_KEY, _command),
+    Rule("key", COMMAND_SECRET_NEEDLES, COMMAND_SECRET_HINT, COMMAND_SECRET, _command),
+    Rule("key", PROTOCOL_SECRET_NEEDLES, PROTOCOL_SECRET_HINT, PROTOCOL_SECRET, _command),
     Rule("key", WEBHOOK_NEEDLES, WEBHOOK_HINT, WEBHOOK, _webhook),
     Rule("key", PASSWORD_HASH_NEEDLES, PASSWORD_HASH_HINT, PASSWORD_HASH, _whole("key")),
     Rule("key", ("auth",), r"""auth\\*["']""", _DOCKER_AUTH, _key),
@@ -857,7 +873,7 @@ def pem_edits(text: str) -> tuple[list[Edit], bool]:
 _LIST_KINDS = (("key", _CREDENTIAL_NAME), ("text", _TEXT_NAME))
 _LIST_OPEN = {
     kind: re.compile(
-        rf"""{_BEGIN} {name} {_FOLLOWS} {_WRAPPED} (?: (?:[A-Za-z]\w{{0,40}}[ ]?)? [(\[{{] (?: \s* {_STRING} \s* , )*+ | [|>][+-]? | Array )?
+        rf"""{_BEGIN} {name} {_FOLLOWS} {_WRAPPED} (?: (?:[A-Za-z]\w{{0,40}}[ ]?)? [(\[{{] (?: \s* {_STRING} \s* , )*+ | [|>][+-]?\d?[+-]? | Array )?
         \s*+ (?: [\#/].* )? $""",
         re.ASCII | re.VERBOSE,
     )
@@ -890,7 +906,7 @@ _FOLLOWING = re.compile(
 _OPENS = (
     rf"""(?:\\*["'])?\s*+(?:,?\s*+$|\{{\s*+$|</\w{{1,9}}>\s*+$|[:=]\s*+<<)"""
     r"""|(?:\\*["'`])?[\])}]{0,2}\s{0,16}[|?+:]{0,2}[=:]>?"""
-    r"""(?:(?:\s*+(?:some\()*[\w ]*+[(\[{|>][+-]?)?\s*+(?:[#/].*)?$|\s*+[\w ]*+[(\[{])"""
+    r"""(?:(?:\s*+(?:some\()*[\w ]*+[(\[{|>][+-]?0?[+-]?)?\s*+(?:[#/].*)?$|\s*+[\w ]*+[(\[{])"""
     rf"""|["'`*]{{0,3}}\s*(?:[,;\t)]|{_BARS}|\s\s\w)|["'`*]{{0,3}}\s*+$"""
 )
 OPEN_HINT = (
@@ -900,7 +916,19 @@ OPEN_HINT = (
 """A line on which a list of secrets, or a value of the next line, may begin, in lower case."""
 
 
-_OPENED_BY = (("option", "line"), ("heredoc", "line"), ("number", "line"), ("part", "part"))
+# The head of a block scalar of YAML.
+_SCALAR = re.compile(r":\s{1,9}(?:[!&]\S{1,40}\s{1,9})*[|>][+-]?\d?[+-]?\s*(?:#.*)?$", re.ASCII)
+QUOTES = "\"'"
+MOST_HERE_LINES = 64
+"""Of a here-document whose end never came."""
+
+
+def _indent(text: str, begin: int) -> int:
+    """Return how far the content of a line is indented; dashes of a list count."""
+    return begin - len(text[:begin].rstrip(" \t-"))
+
+
+_OPENED_BY = (("option", "line"), ("number", "line"), ("part", "part"))
 
 
 def opened_block(text: str) -> str | None:
@@ -908,7 +936,8 @@ def opened_block(text: str) -> str | None:
 
     `key` and `text` are lists, or values on lines of their own; `value` is the value of the name
     that this line holds, as in the environment of a Kubernetes manifest; `line` is the next line,
-    as after an option or the start of a here-document; `word` is the next line that holds anything,
+    as after an option; `until` and more are the lines of a here-document, `scalar` and more those
+    of a block of YAML, which are indented deeper than its name; `word` is the next line that holds anything,
     where that is one word; `part` is that line whatever it holds, as in a form; `columns` and more
     are those cells of the rows that follow, see `_opened_columns`.
     """
@@ -918,9 +947,13 @@ def opened_block(text: str) -> str | None:
     for kind, pattern in _LIST_OPEN.items():
         if pattern.search(text):
             found = kind
+    if found and _SCALAR.search(inner):
+        return f"scalar {found} {_indent(text, begin)}"
     if found:
         return found
     if named := _NAME_LINE.search(text):
+        if here := named["heredoc"]:
+            return f"until {MOST_HERE_LINES} {here.lstrip('<-~').strip(QUOTES)}"
         for group, kind in _OPENED_BY:
             if named[group]:
                 return kind
@@ -1049,6 +1082,8 @@ def block_edits(kind: str, text: str, pseudonym: Pseudonym) -> list[Edit] | None
     begin, end = inner_span(text)
     if kind.startswith("columns "):
         return _row_edits(kind, text, pseudonym)
+    if kind.startswith(("scalar ", "until ")):
+        return _whole_line(kind, text, begin, end, pseudonym)
     edit = {"text": _text}.get(kind, _key)
     if kind in ("part", "word") and begin >= end:
         return []
@@ -1076,6 +1111,30 @@ def block_edits(kind: str, text: str, pseudonym: Pseudonym) -> list[Edit] | None
     if kind == "key" and bare:
         return [made] if (made := edit(bare, pseudonym)) else []
     return None
+
+
+def _whole_line(
+    kind: str, text: str, begin: int, end: int, pseudonym: Pseudonym
+) -> list[Edit] | None:
+    name, what, until = kind.split(" ", 2)
+    value = text[begin:end]
+    if name == "until" and value == until:
+        return None
+    if begin >= end or _is_harmless(value):
+        return []
+    if name == "scalar" and _indent(text, begin) <= int(until):
+        return None
+    return [Edit(begin, end, "<text>" if what == "text" else pseudonym("key", value))]
+
+
+def next_block(kind: str, edits: list[Edit] | None) -> str | None:
+    """Return what the lines after one of a block may hold, by its edits, or None where it ended."""
+    if edits is None or kind in ("value", "line") or (kind in ("part", "word") and edits):
+        return None
+    if kind.startswith("until "):
+        _, left, until = kind.split(" ", 2)
+        return f"until {int(left) - 1} {until}" if int(left) > 1 else None
+    return kind
 
 
 def _dash(text: str, begin: int) -> int:

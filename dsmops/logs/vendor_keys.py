@@ -262,6 +262,10 @@ def is_secret_path(path: str) -> bool:
 # --- a password in a sentence ---------------------------------------------------------------------
 
 
+MOST_CHARS = 4096
+"""Of a quoted string that is taken whole."""
+
+
 def _quoted(name: str) -> str:
     """Return a verbose pattern of a string that may hold blanks; a group is what its quotes hold.
 
@@ -269,7 +273,7 @@ def _quoted(name: str) -> str:
     """
 
     def string(kind: str, quote: str) -> str:
-        value = rf"(?P<{name}_{kind}> (?: [^{quote}\\\n] | \\++(?!{quote}) ){{1,200}}+ )"
+        value = rf"(?P<{name}_{kind}> (?: [^{quote}\\\n] | \\++(?!{quote}) ){{1,{MOST_CHARS}}}+ )"
         return rf"\\*{quote} {value} \\*{quote}"
 
     return f"(?: {string('double', chr(34))} | {string('single', chr(39))} )"
@@ -289,7 +293,7 @@ _SAID = r"""[^\s"'`,;()<>]"""
 PASSWORD_IN_SENTENCE = rf"""
     (?<![A-Za-z0-9]) (?i: pass(?:word|phrase|code|wort) | passwd )
     (?: \s for [^.\n]{{1,80}}? )?? \s (?i:is|was) :? \s
-    (?: {_quoted("said")} | ` (?P<said_tick> [^`\n]{{1,200}} ) `
+    (?: {_quoted("said")} | ` (?P<said_tick> [^`\n]{{1,{MOST_CHARS}}} ) `
       | (?P<bare> (?={_SAID}{{0,99}}\d) (?={_SAID}{{0,99}}[A-Za-z]) {_SAID}{{6,128}}?
           (?= [.,;)]? (?: \s | \\*["'] | $ ) ) ) )
   | (?i: unseal | recovery ) \s (?i: key ) \s \d{{1,2}} : \s
@@ -313,8 +317,8 @@ COMMAND_KEY = rf"""
   | (?<![\w-]) (?: ldap(?:search|modify|add|delete|passwd|whoami) | (?:plink|pscp|psftp)(?:\.exe)? )
       (?=\s) [^|;&\n]{{0,200}}? [ ]-(?:w|pw)[ ]{{1,3}} {argument("other")}
   | (?<![\w-]) smbclient[ ] [^|;&\n]{{0,200}}? -U \s? (?:
-        \\*" [^\s"%]{{1,64}} % (?P<user_double> [^"\\\n]{{1,200}} ) \\*"
-      | \\*' [^\s'%]{{1,64}} % (?P<user_single> [^'\\\n]{{1,200}} ) \\*'
+        \\*" [^\s"%]{{1,64}} % (?P<user_double> [^"\\\n]{{1,{MOST_CHARS}}} ) \\*"
+      | \\*' [^\s'%]{{1,64}} % (?P<user_single> [^'\\\n]{{1,{MOST_CHARS}}} ) \\*'
       | (?:\\*["'])? [^\s"'%]{{1,64}} % {argument("share", BARE_WORD)} )
   | (?<![\w-]) rabbitmqctl[ ] (?:[^|;&\n]{{0,60}}?\s)? (?: add_user | change_password )
       \s \S{{1,64}} \s {argument("added", BARE_WORD)}

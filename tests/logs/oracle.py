@@ -32,6 +32,7 @@ from dsmops.logs.rules import (
     Edit,
     Rule,
     block_edits,
+    next_block,
     opened_block,
     pem_edits,
 )
@@ -373,9 +374,8 @@ class Oracle:
         if self.block_kind and not stamped:
             seen, kind = first_seen(text), self.block_kind
             edits = block_edits(kind, seen[0], self.pseudonym)
-            if edits is None or kind in ("value", "line"):
-                self.block_kind = ""
-            name = "text" if kind == "text" else "key"
+            self.block_kind = next_block(kind, edits) or ""
+            name = "text" if kind.startswith(("text", "scalar text")) else "key"
             if edits:
                 self.counts[name] = self.counts.get(name, 0) + len(edits)
                 text = edited(text, edits, seen)

@@ -72,6 +72,11 @@ def chars(rng: random.Random, count: int, alphabet: str = ALNUM) -> str:
     return "".join(rng.choice(alphabet) for _ in range(count))
 
 
+def in_a_form(rng: random.Random, value: str, around: str, *forms: str) -> Planted:
+    """Return a key in one of some forms, and that in what stands around it."""
+    return Planted("key", around.format(rng.choice(forms).format(value)), (value,))
+
+
 def secret(rng: random.Random) -> str:
     """A password or key that needs no particular shape, not even a long one."""
     return rng.choice(
@@ -418,78 +423,118 @@ def key_of_a_vendor(rng: random.Random) -> Planted:
 @plant
 def password_in_a_sentence(rng: random.Random) -> Planted:
     value = f"{chars(rng, 5)}7{chars(rng, 2)}"
-    form = rng.choice(
-        [
-            "the password is '{}'",
-            'Password for user bob is "{}".',
-            "the passphrase was {}, change it",
-            "password is: {}.",
-            f"password for {'漢' * 31} is '{{}}'",
-        ]
+    return in_a_form(
+        rng,
+        value,
+        "{}",
+        "the password is '{}'",
+        'Password for user bob is "{}".',
+        "the passphrase was {}, change it",
+        "password is: {}.",
+        f"password for {'漢' * 31} is '{{}}'",
     )
-    return Planted("key", form.format(value), (value,))
 
 
 @plant
 def option_of_a_command(rng: random.Random) -> Planted:
     value = chars(rng, 12)
-    form = rng.choice(
-        [
-            "PsExec.exe /accepteula host -u bob -p {} cmd",
-            "mongodump -u bob -p {} --out x",
-            'psexec host -p "{} horse" cmd',
-            "mosquitto_pub -h broker -u bob -P {} -t x",
-            "ldapsearch -x -D cn=bob -w {} -b dc=x",
-            "smbclient -U bob%{} //host/share",
-            "rabbitmqctl add_user bob {}",
-            'new NetworkCredential("bob", "{}")',
-            "HTTPBasicAuth('bob', '{}')",
-        ]
+    return in_a_form(
+        rng,
+        value,
+        "+ {}",
+        "PsExec.exe /accepteula host -u bob -p {} cmd",
+        "mongodump -u bob -p {} --out x",
+        'psexec host -p "{} horse" cmd',
+        "mosquitto_pub -h broker -u bob -P {} -t x",
+        "ldapsearch -x -D cn=bob -w {} -b dc=x",
+        "smbclient -U bob%{} //host/share",
+        "rabbitmqctl add_user bob {}",
+        'new NetworkCredential("bob", "{}")',
+        "HTTPBasicAuth('bob', '{}')",
     )
-    return Planted("key", f"+ {form.format(value)}", (value,))
+
+
+@plant
+def password_of_a_statement(rng: random.Random) -> Planted:
+    value = f"{chars(rng, 6)} {chars(rng, 6)}"
+    return in_a_form(
+        rng,
+        value,
+        "run {} now",
+        "CREATE USER bob IDENTIFIED BY '{}'",
+        "ALTER USER bob IDENTIFIED WITH caching_sha2_password BY '{}'",
+        "ALTER ROLE bob WITH ENCRYPTED PASSWORD '{}'",
+        "SET PASSWORD FOR 'bob'@'%' = '{}'",
+        "CREATE LOGIN bob WITH PASSWORD = N'{}'",
+    )
+
+
+@plant
+def secret_of_a_command_or_protocol(rng: random.Random) -> Planted:
+    return in_a_form(
+        rng,
+        f"{chars(rng, 11)}7",
+        "{}",
+        "+ echo {} | docker login -u bob --password-stdin",
+        "+ chpasswd <<< 'bob:{}'",
+        "+ gh secret set API_KEY --body {}",
+        "+ twine upload -u bob -p {} x",
+        "+ poetry config http-basic.x bob {}",
+        "+ keytool -import -storepass {}",
+        "+ ssh-keygen -t ed25519 -N {}",
+        "##vso[task.setvariable variable=apiKey;issecret=true]{}",
+        '1763195943.5 [0 db:6] "AUTH" "{}"',
+        "> requirepass {}",
+        "AUTH PLAIN {}",
+        "a001 LOGIN bob {}",
+        "---> PASS {}",
+        "username bob password 0 {}",
+        "*:*:*:bob:{}",
+    )
 
 
 @plant
 def shares_of_a_vault(rng: random.Random) -> Planted:
     value = drawn(rng, 44, ALNUM + "+/")
-    form = rng.choice(["Unseal Key 2: {}", "Recovery Key 1: {}", "vault operator unseal {}"])
-    return Planted("key", form.format(value), (value,))
+    return in_a_form(
+        rng, value, "{}", "Unseal Key 2: {}", "Recovery Key 1: {}", "vault operator unseal {}"
+    )
 
 
 @plant
 def address_that_is_a_secret(rng: random.Random) -> Planted:
     value = drawn(rng, 24)
-    form = rng.choice(
-        [
-            "https://chat.example.org/hooks/{}",
-            "https://host/workflow/webhook/{}/run",
-            "https://hooks.example.org/x/{}",
-            "https://hooks.zapier.com/hooks/catch/123456/{}/",
-            "https://hc-ping.com/{}",
-            "https://maker.example.org/trigger/x/with/key/{}",
-        ]
+    return in_a_form(
+        rng,
+        value,
+        "POST {}",
+        "https://chat.example.org/hooks/{}",
+        "https://host/workflow/webhook/{}/run",
+        "https://hooks.example.org/x/{}",
+        "https://hooks.zapier.com/hooks/catch/123456/{}/",
+        "https://hc-ping.com/{}",
+        "https://maker.example.org/trigger/x/with/key/{}",
     )
-    return Planted("key", f"POST {form.format(value)}", (value,))
 
 
 @plant
 def password_hash(rng: random.Random) -> Planted:
     value = drawn(rng, 43, ALNUM + "./")
-    form = rng.choice(
-        [
-            "bob:$1$saltsalt${}:19000:",
-            "$2b$12${}",
-            "$5$rounds=5000$saltsalt${}",
-            "$6$saltsalt${}",
-            "$y$j9T$saltsalt${}",
-            "$8$saltsalt${}",
-            "$argon2id$v=19$m=65536,t=3,p=4$saltsalt${}",
-            "pbkdf2_sha256$260000$saltsalt${}",
-            "{{SSHA}}{}",
-            "$krb5asrep$23$bob@EXAMPLE:{}",
-        ]
+    return in_a_form(
+        rng,
+        value,
+        "row {}",
+        "bob:$1$saltsalt${}:19000:",
+        "$2b$12${}",
+        "$5$rounds=5000$saltsalt${}",
+        "$6$saltsalt${}",
+        "$y$j9T$saltsalt${}",
+        "$8$saltsalt${}",
+        "$argon2id$v=19$m=65536,t=3,p=4$saltsalt${}",
+        "pbkdf2_sha256$260000$saltsalt${}",
+        "{{SSHA}}{}",
+        "$krb5asrep$23$bob@EXAMPLE:{}",
     )
-    return Planted("key", f"row {form.format(value)}", (value,))
 
 
 @plant
