@@ -56,7 +56,7 @@ COMMAND_SECRET = rf"""
       [^\]\n]{{0,200}} \] (?P<variable> \S+ )
 """
 COMMAND_SECRET_NEEDLES = (
-    "echo ", "printf ", "<<<", "secret set", "put-parameter", "login ", "twine ", " config ",
+    "echo", "printf", "<<<", "secret set", "put-parameter", " login", "twine ", " config ",
     "kv put", "storepass", "keypass", "wpa_pass", "wifi ", "ssh-keygen", "zip ", "0z", "##vso",
 )  # fmt: skip
 COMMAND_SECRET_HINT = (
@@ -79,7 +79,7 @@ PROTOCOL_SECRET = rf"""
       : [\w.*-]{{1,64}} : [\w.*-]{{1,64}} : (?P<pgpass> \S{{1,256}} ) $
 """
 PROTOCOL_SECRET_NEEDLES = (
-    "auth", " login ", " pass ", "username ", "requirepass", "community", ":0000:", ":*:",
+    "auth", "login", "pass", "username", "community", ":0000:", ":*:", "*:0",
 )  # fmt: skip
 PROTOCOL_SECRET_HINT = (
     r'"AUTH"|requirepass|masterauth|AUTH\s(?:\S{6}|PLAIN|LOGIN)|[A-Za-z]0+\sLOGIN\s|(?:>|C:)\sPASS\s'
