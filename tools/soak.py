@@ -32,9 +32,8 @@ from websockets.exceptions import WebSocketException
 
 from dsmops.client.address import STT_PATH
 from dsmops.client.load.pool import LoadJob, Pool, Report, stt_frames
-from dsmops.operations.bench import read_recordings
+from dsmops.operations.bench import Spread, read_recordings
 from dsmops.operations.bench.limits import GRACE_S
-from dsmops.operations.bench.statistics import Spread
 from dsmops.operations.smoke.family import main_memory
 from tests.bench.attacks import both_modules
 from tests.bench.card import KEY
