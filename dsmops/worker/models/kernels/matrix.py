@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from dsmops.devices import ComputeCapability
 from dsmops.worker.models.device import capability_of
-from dsmops.worker.models.kernels import C_NAMES, launch, processors, why_not
+from dsmops.worker.models.kernels import C_NAMES, launch, why_not
 
 _SOURCE = "matrix.cu"
 _TENSOR_CORES = "tensor_cores.cu"
@@ -25,37 +24,28 @@ _TENSOR_CORES_SINCE = {
     torch.bfloat16: ComputeCapability(8, 0),
 }
 """From which compute capability on the tensor cores multiply a dtype, by the instructions used."""
-_SMALL = 2048 * 2048
-"""Values of a matrix that counts as small: it does not fill the card with tiles."""
-_MOST_TILES = 4096
+_MOST_FEW = 2
+"""Rows of activations up to which reading an int8 matrix once is faster than the tensor cores."""
 
 
-class _Tiles(NamedTuple):
-    """How `multiply_tiles` shares out its work: its template's arguments behind the dtype."""
+class _Share(NamedTuple):
+    """What a block of `multiply_many` has: 16 · `rows` rows, 8 · `streams` streams, `warps`."""
 
-    warp_rows: int
-    warp_streams: int
-    row_warps: int
-    stream_warps: int
-    column_warps: int
-    stages: int
-    ahead: int
+    rows: int
+    streams: int
+    warps: int
 
 
-class _Plan(NamedTuple):
-    """A way to multiply, and how many blocks a processor should have, where they share columns."""
-
-    work: _Tiles
-    blocks: float = 0
-
-
-_PLANS = (
-    (16, _Plan(_Tiles(1, 2, 2, 1, 4, 3, 2)), _Plan(_Tiles(2, 2, 2, 1, 4, 2, 1), 2)),
-    (32, _Plan(_Tiles(1, 4, 2, 1, 4, 2, 2), 1), _Plan(_Tiles(2, 4, 2, 1, 4, 2, 1), 1)),
-    (64, _Plan(_Tiles(1, 8, 2, 1, 2, 2, 2), 1), _Plan(_Tiles(1, 8, 4, 1, 2, 2, 2), 1)),
-)
-"""For up to so many streams, how to multiply with a small matrix, and with a larger one: the
-fastest ways on an H200. For more, writing the matrix out is faster."""
+_SHARES = {
+    8: _Share(1, 1, 16),
+    16: _Share(1, 2, 8),
+    32: _Share(1, 4, 8),
+    64: _Share(1, 8, 8),
+    128: _Share(2, 8, 4),
+}
+"""The fastest on an H200 for up to so many streams. Beyond, writing the matrix out is faster."""
+_LARGE = 2048 * 2048
+"""Values of a matrix from which on more than 32 streams are multiplied as 128 are."""
 _COLUMNS = 512
 """Columns that a warp of `multiply_few` reads at once."""
 
@@ -118,18 +108,17 @@ def product(x: Tensor, codes: Tensor, largest: Tensor, add_to: Tensor | None = N
     """Return x · Wᵀ, [N, rows], for `x` [N, columns]; with `add_to` [N, rows], added to it.
 
     W: value = code · largest / 127, `codes` int8 [rows, columns], `largest` float32 [rows]. For few
-    N the matrix is read once. For more, the tensor cores multiply the codes, turned into the dtype.
-    From 65 on, and where they do not know the dtype, the matrix is first written out.
+    N the matrix is read once. For up to 128, the tensor cores multiply its codes, turned into the
+    dtype. For more, and where they do not know the dtype, the matrix is first written out.
     """
-    count = len(x)
-    if count <= _FEW[-1]:
+    count, has_tensor_cores = len(x), _has_tensor_cores(x)
+    if count <= (_MOST_FEW if has_tensor_cores else _FEW[-1]):
         return few(x, codes, largest, out=add_to, adds=add_to is not None)
-    x = x.contiguous()
-    if _has_tensor_cores(x):
-        for most, small, large in _PLANS:
-            if count <= most:
-                plan = small if codes.numel() <= _SMALL else large
-                return _by_tensor_cores(x, codes, largest, add_to, plan)
+    x, most = x.contiguous(), max(_SHARES)
+    if has_tensor_cores and count <= most:
+        is_large = count > 32 and codes.numel() > _LARGE
+        share = _SHARES[most if is_large else min(size for size in _SHARES if size >= count)]
+        return _many(x, codes, largest, add_to, share)
     weights = written_out(codes, largest, x.dtype)
     return F.linear(x, weights) if add_to is None else add_to.addmm_(x, weights.t())
 
@@ -140,45 +129,32 @@ def _has_tensor_cores(x: Tensor) -> bool:
     return since is not None and capability_of(x.device) >= since
 
 
-def _by_tensor_cores(
-    x: Tensor, codes: Tensor, largest: Tensor, add_to: Tensor | None, plan: _Plan
+def _many(
+    x: Tensor, codes: Tensor, largest: Tensor, add_to: Tensor | None, share: _Share
 ) -> Tensor:
-    """Return what `product` does."""
-    count, (rows, columns), work = len(x), codes.shape, plan.work
+    """Return what `product` does, by the tensor cores."""
+    count, (rows, columns) = len(x), codes.shape
     out = x.new_empty(count, rows) if add_to is None else add_to
-    name = name_of(work, x.dtype)
-    numbers = (count, rows, columns, int(add_to is not None))
-    tile_rows, tile_streams = 16 * work.warp_rows * work.row_warps, 8 * work.warp_streams
-    tile_streams *= work.stream_warps
-    tiles = -(-rows // tile_rows)
-    most_splits = -(-columns // (64 * work.column_warps))
-    splits = max(1, min(round(plan.blocks * processors(x.device) / tiles), most_splits))
-    left = tiles * splits * tile_rows * tile_streams if splits > 1 else 0
     launch(
         _TENSOR_CORES,
-        name,
-        (tiles, splits, -(-count // tile_streams)),
-        32 * work.row_warps * work.stream_warps * work.column_warps,
+        name_of(share, x.dtype),
+        (-(-rows // (16 * share.rows)), 1, -(-count // (8 * share.streams))),
+        32 * share.warps,
         x,
         codes,
         largest,
         out,
-        torch.empty(left, device=x.device),
-        _arrived(x.device, torch.cuda.current_stream(x.device).cuda_stream),
-        *numbers,
+        count,
+        rows,
+        columns,
+        int(add_to is not None),
     )
     return out
 
 
-def name_of(work: _Tiles, dtype: torch.dtype) -> str:
-    """Return the kernel that works so, with its template's arguments."""
-    return f"multiply_tiles<{C_NAMES[dtype]}, {', '.join(map(str, work))}>"
-
-
-@cache
-def _arrived(device: torch.device, stream: int) -> Tensor:  # noqa: ARG001 - each stream has its own
-    """Return zeros, with which the blocks of a product on `stream` count each other."""
-    return torch.zeros(_MOST_TILES, dtype=torch.int32, device=device)
+def name_of(share: _Share, dtype: torch.dtype) -> str:
+    """Return the kernel for blocks with this share, with its template's arguments."""
+    return f"multiply_many<{C_NAMES[dtype]}, {', '.join(map(str, share))}>"
 
 
 def written_out(codes: Tensor, largest: Tensor, dtype: torch.dtype) -> Tensor:

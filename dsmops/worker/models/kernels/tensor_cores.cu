@@ -1,10 +1,7 @@
 // Products of more than a few streams' activations with an int8 matrix, by the tensor cores.
 //
 // They multiply f16 or bf16 and sum in float. The codes of the matrix become such numbers in
-// registers, exactly, so that memory only gives a byte for each. A warp has 16 * MT rows of the
-// matrix, 8 * NT streams, and 64 columns at a time; WM, WN and WK warps of a block share rows,
-// streams and columns. Blocks can share columns too (gridDim.y): the last one to arrive sums what
-// the others left, in their order.
+// registers, exactly, so that memory only gives a byte for each.
 //
 // A sum over columns may take them in any order, if both factors take the same. So a lane has 16
 // columns that lie together: four words of codes, each for one step of 16 columns in which the tensor
@@ -74,63 +71,32 @@ __device__ inline int4 read16(const signed char* from) {
     return found;
 }
 
-// Copy 16 bytes to shared memory, or zeros; they are there after `copied`.
-__device__ inline void copy16(void* to, const void* from, bool there) {
-#if __CUDA_ARCH__ >= 800
-    const unsigned shared = (unsigned)__cvta_generic_to_shared(to);
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
-        :: "r"(shared), "l"(from), "r"(there ? 16 : 0) : "memory");
-#else
-    *(int4*)to = there ? *(const int4*)from : int4{0, 0, 0, 0};
-#endif
-}
-__device__ inline void end_of_copies() {
-#if __CUDA_ARCH__ >= 800
-    asm volatile("cp.async.commit_group;" ::: "memory");
-#endif
-}
-// Wait until at most LEFT of the groups of copies are under way.
-template <int LEFT> __device__ inline void copied() {
-#if __CUDA_ARCH__ >= 800
-    asm volatile("cp.async.wait_group %0;" :: "n"(LEFT) : "memory");
-#endif
-}
-
-// out [count, rows] = x [count, columns] * matrix^T, added to out with `adds`. `partial` float
-// [gridDim.z, gridDim.x, gridDim.y, M * N] and `arrived` int [gridDim.z, gridDim.x], zeros, which it
-// leaves so, are for gridDim.y > 1.
-template <typename T, int MT, int NT, int WM, int WN, int WK, int STAGES, int AHEAD>
-__global__ void __launch_bounds__(32 * WM * WN * WK) multiply_tiles(
+// out [count, rows] = x [count, columns] * matrix^T, added to out with `adds`.
+// A block has 16 * MT rows and 8 * NT streams; its warps share the columns, 64 at a time each. All
+// read codes and activations straight from memory, the next ones while they multiply, so that nothing
+// waits before the sums of the warps are added.
+template <typename T, int MT, int NT, int WARPS>
+__global__ void __launch_bounds__(32 * WARPS) multiply_many(
     const T* __restrict__ x, const signed char* __restrict__ matrix,
-    const float* __restrict__ largest, T* out, float* partial,
-    int* arrived, int count, int rows, int columns, int adds) {
-    constexpr int M = 16 * MT * WM, N = 8 * NT * WN, K = 64 * WK;
-    constexpr int THREADS = 32 * WM * WN * WK, EACH = MT * NT * 4;
-    constexpr int PIECES = N * K / 8;  // of 16 bytes
-    constexpr int LENGTH = K + 8;      // of a row of the tile; 8 more keep lanes in different banks
-    constexpr int TILE = N * LENGTH;
-    constexpr int SIDE = NT < 4 ? NT : 4;  // groups of streams that are multiplied side by side
-    constexpr int SUMS = M + 4;  // of one stream; 4 more do the same
-    __shared__ __align__(16) T tiles[STAGES * TILE];
-    __shared__ bool last;
-    static_assert(sizeof(T) * STAGES * TILE >= sizeof(float) * 8 * NT * SUMS);
-
+    const float* __restrict__ largest, T* out, int count, int rows, int columns, int adds) {
+    constexpr int M = 16 * MT, N = 8 * NT, SUMS = M + 4;
+    __shared__ __align__(16) float sums[WARPS][N * SUMS];
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, group = lane / 4, part = lane % 4;
-    const int wm = warp % WM, wn = warp / WM % WN, wk = warp / (WM * WN);
     const int first_row = blockIdx.x * M, first_stream = blockIdx.z * N;
-    const int steps = (columns + K - 1) / K;
-    const int begin = steps * blockIdx.y / gridDim.y, end = steps * (blockIdx.y + 1) / gridDim.y;
 
     const signed char* codes[MT][2];
 #pragma unroll
     for (int m = 0; m < MT; m++)
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            const int row = min(first_row + (wm * MT + m) * 16 + 8 * half + group, rows - 1);
+            const int row = min(first_row + 16 * m + 8 * half + group, rows - 1);
             codes[m][half] = matrix + (long long)row * columns;
         }
-    const int scaled = min(first_row + (int)threadIdx.x % (M / 2) * 2, rows - 2);
-    const float2 scale = {largest[scaled] * (1.f / 127.f), largest[scaled + 1] * (1.f / 127.f)};
+    int streams[NT];
+#pragma unroll
+    for (int n = 0; n < NT; n++) {
+        streams[n] = min(first_stream + 8 * n + group, count - 1) * columns;
+    }
     float sum[MT][NT][4];
 #pragma unroll
     for (int m = 0; m < MT; m++)
@@ -139,164 +105,83 @@ __global__ void __launch_bounds__(32 * WM * WN * WK) multiply_tiles(
 #pragma unroll
             for (int c = 0; c < 4; c++) sum[m][n][c] = 0.f;
 
-    auto copy_tile = [&](int step) {
-        T* const tile = tiles + (step - begin) % STAGES * TILE;
-#pragma unroll
-        for (int first = 0; first < PIECES; first += THREADS) {
-            const int piece = first + threadIdx.x;
-            if (PIECES % THREADS && piece >= PIECES) break;
-            const int stream = piece / (K / 8), at = piece % (K / 8) * 8, column = step * K + at;
-            const bool there = step < end && first_stream + stream < count && column < columns;
-            const T* const from = x + (long long)(first_stream + stream) * columns + column;
-            copy16(tile + stream * LENGTH + at, there ? from : x, there);
-        }
-        end_of_copies();
-    };
-    int4 read[AHEAD][MT][2];
-    auto read_codes = [&](int step, int4 (&to)[MT][2]) {
-        // What lies behind the end is multiplied with zeros.
-        const int column = min(step * K + wk * 64 + part * 16, columns - 16);
+    int4 read[2][MT][2], near[2][NT], far[2][NT];
+    auto read_all = [&](int first, int slot) {
+        // Lanes behind the end read the last columns, and count for nothing.
+        const int column = min(first + part * 16, columns - 16);
 #pragma unroll
         for (int m = 0; m < MT; m++)
 #pragma unroll
-            for (int half = 0; half < 2; half++) to[m][half] = read16(codes[m][half] + column);
+            for (int half = 0; half < 2; half++) {
+                read[slot][m][half] = read16(codes[m][half] + column);
+            }
+#pragma unroll
+        for (int n = 0; n < NT; n++) {
+            const signed char* const from = (const signed char*)(x + streams[n] + column);
+            near[slot][n] = read16(from);
+            far[slot][n] = read16(from + 16);
+        }
     };
-
+    auto multiply = [&](int first, int slot) {
+        const bool there = first + part * 16 < columns;
 #pragma unroll
-    for (int ahead = 0; ahead < AHEAD; ahead++) read_codes(begin + ahead, read[ahead]);
-#pragma unroll
-    for (int stage = 0; stage < STAGES - 1; stage++) copy_tile(begin + stage);
-#pragma unroll 1
-    for (int first = begin; first < end; first += AHEAD) {
-#pragma unroll
-        for (int ahead = 0; ahead < AHEAD; ahead++) {
-            const int step = first + ahead;
-            if (step >= end) break;
-            copied<STAGES - 2>();
-            __syncthreads();
-            unsigned a[MT][4][4];
+        for (int k = 0; k < 4; k++) {
+            unsigned a[MT][4];
 #pragma unroll
             for (int m = 0; m < MT; m++)
 #pragma unroll
                 for (int half = 0; half < 2; half++) {
-                    const int4 words = read[ahead][m][half];
-                    widen<T>(words.x, a[m][0][half], a[m][0][2 + half]);
-                    widen<T>(words.y, a[m][1][half], a[m][1][2 + half]);
-                    widen<T>(words.z, a[m][2][half], a[m][2][2 + half]);
-                    widen<T>(words.w, a[m][3][half], a[m][3][2 + half]);
+                    const int4 words = read[slot][m][half];
+                    const int word = k == 0 ? words.x : k == 1 ? words.y : k == 2 ? words.z : words.w;
+                    widen<T>(there ? word : 0, a[m][half], a[m][2 + half]);
                 }
-            read_codes(step + AHEAD, read[ahead]);
-            copy_tile(step + STAGES - 1);
-            const T* const from = tiles + (step - begin) % STAGES * TILE
-                + (wn * NT * 8 + group) * LENGTH + wk * 64 + part * 16;
 #pragma unroll
-            for (int n = 0; n < NT; n += SIDE) {
-                int4 near[SIDE], far[SIDE];
+            for (int n = 0; n < NT; n++) {
+                const int4 words = k < 2 ? near[slot][n] : far[slot][n];
 #pragma unroll
-                for (int i = 0; i < SIDE; i++) {
-                    near[i] = *(const int4*)(from + 8 * (n + i) * LENGTH);
-                    far[i] = *(const int4*)(from + 8 * (n + i) * LENGTH + 8);
+                for (int m = 0; m < MT; m++) {
+                    multiply_add<T>(
+                        sum[m][n], a[m], k % 2 ? words.z : words.x, k % 2 ? words.w : words.y);
                 }
-                // A product waits for the one before it in the same sum, not for those beside it.
-#pragma unroll
-                for (int k = 0; k < 4; k++)
-#pragma unroll
-                    for (int i = 0; i < SIDE; i++)
-#pragma unroll
-                        for (int m = 0; m < MT; m++) {
-                            const int4 words = k < 2 ? near[i] : far[i];
-                            multiply_add<T>(
-                                sum[m][n + i], a[m][k], k % 2 ? words.z : words.x,
-                                k % 2 ? words.w : words.y);
-                        }
             }
-        }
-    }
-    copied<0>();
-
-    // The sums of warps that share columns are added in shared memory, WN parts of the tile in turn.
-    // Then each thread has two rows, and every ABREAST-th stream.
-    constexpr int ABREAST = 2 * THREADS / M, AT_ONCE = 4;
-    static_assert(ABREAST >= 1);
-    float* const sums = (float*)tiles;
-    const int tile = blockIdx.z * gridDim.x + blockIdx.x;
-    const int its_row = threadIdx.x % (M / 2) * 2, its_stream = threadIdx.x / (M / 2);
-    // Four streams at once, so that their reads wait together. `all`: their sums.
-    auto finish = [&](int stream, int end_of_turn, const float2 (&all)[AT_ONCE]) {
-        unsigned* to[AT_ONCE];
-        unsigned given[AT_ONCE];
-#pragma unroll
-        for (int i = 0; i < AT_ONCE; i++) {
-            const int at = first_stream + stream + i * ABREAST;
-            const bool there = at < count && stream + i * ABREAST < end_of_turn && first_row + its_row < rows;
-            to[i] = there ? (unsigned*)(out + (long long)at * rows + first_row + its_row) : nullptr;
-            given[i] = adds && there ? *to[i] : 0;
-        }
-#pragma unroll
-        for (int i = 0; i < AT_ONCE; i++) {
-            T two[2] = {((const T*)&given[i])[0], ((const T*)&given[i])[1]};
-            two[0] = rounded<T>(all[i].x * scale.x + value(two[0]));
-            two[1] = rounded<T>(all[i].y * scale.y + value(two[1]));
-            if (to[i]) *to[i] = *(const unsigned*)two;
         }
     };
-    float* const parts = partial + (long long)tile * gridDim.y * M * N;
+    constexpr int STEP = 64 * WARPS;
+    read_all(warp * 64, 0);
 #pragma unroll 1
-    for (int turn = 0; turn < WN; turn++) {
-#pragma unroll 1
-        for (int before = 0; before < WK; before++) {
-            __syncthreads();
-            if (wn != turn || wk != before) continue;
-            float* const place = sums + 2 * part * SUMS + wm * MT * 16 + group;
-#pragma unroll
-            for (int i = 0; i < EACH; i++) {
-                const int m = i / (NT * 4), n = i / 4 % NT, c = i % 4;
-                float& one = place[(8 * n + c % 2) * SUMS + 16 * m + c / 2 * 8];
-                one = sum[m][n][c] + (before ? one : 0.f);
-            }
-        }
-        __syncthreads();
-        for (int stream = its_stream; stream < 8 * NT; stream += ABREAST * AT_ONCE) {
-            float2 all[AT_ONCE];
-#pragma unroll
-            for (int i = 0; i < AT_ONCE; i++) {
-                const int at = min(stream + i * ABREAST, 8 * NT - 1);
-                all[i] = *(const float2*)(sums + at * SUMS + its_row);
-            }
-            const int first = turn * 8 * NT + stream;
-            if (gridDim.y == 1) {
-                finish(first, (turn + 1) * 8 * NT, all);
-            } else {
-#pragma unroll
-                for (int i = 0; i < AT_ONCE; i++) {
-                    if (stream + i * ABREAST >= 8 * NT) continue;
-                    float* const to = parts + (blockIdx.y * N + first + i * ABREAST) * M + its_row;
-                    __stcg((float2*)to, all[i]);
-                }
-            }
-        }
+    for (int first = warp * 64; first < columns; first += 2 * STEP) {
+        if (first + STEP < columns) read_all(first + STEP, 1);
+        multiply(first, 0);
+        if (first + STEP >= columns) break;
+        if (first + 2 * STEP < columns) read_all(first + 2 * STEP, 0);
+        multiply(first + STEP, 1);
     }
-    if (gridDim.y == 1) return;
-    __threadfence();
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        last = atomicAdd(arrived + tile, 1) == gridDim.y - 1;
-        if (last) arrived[tile] = 0;
+
+    float* const place = sums[warp] + 2 * part * SUMS + group;
+#pragma unroll
+    for (int i = 0; i < MT * NT * 4; i++) {
+        const int m = i / (NT * 4), n = i / 4 % NT, c = i % 4;
+        place[(8 * n + c % 2) * SUMS + 16 * m + c / 2 * 8] = sum[m][n][c];
     }
     __syncthreads();
-    if (!last) return;
-    __threadfence();
-    for (int stream = its_stream; stream < N; stream += ABREAST * AT_ONCE) {
-        float2 all[AT_ONCE] = {};
-        for (int y = 0; y < gridDim.y; y++) {
+    // Two rows of a stream at once.
+    for (int at = threadIdx.x; at < N * M / 2; at += 32 * WARPS) {
+        const int row = first_row + at % (M / 2) * 2, stream = first_stream + at / (M / 2);
+        if (row >= rows || stream >= count) continue;
+        float2 all = {0.f, 0.f};
 #pragma unroll
-            for (int i = 0; i < AT_ONCE; i++) {
-                const int at = min(stream + i * ABREAST, N - 1);
-                const float2 one = __ldcg((const float2*)(parts + (y * N + at) * M + its_row));
-                all[i].x += one.x;
-                all[i].y += one.y;
-            }
+        for (int w = 0; w < WARPS; w++) {
+            const float2 one = *(const float2*)(sums[w] + at / (M / 2) * SUMS + at % (M / 2) * 2);
+            all.x += one.x;
+            all.y += one.y;
         }
-        finish(stream, N, all);
+        const float2 most = *(const float2*)(largest + row);
+        unsigned* const to = (unsigned*)(out + (long long)stream * rows + row);
+        const unsigned given = adds ? *to : 0;
+        const T* const before = (const T*)&given;
+        T two[2];
+        two[0] = rounded<T>(all.x * most.x * (1.f / 127.f) + value(before[0]));
+        two[1] = rounded<T>(all.y * most.y * (1.f / 127.f) + value(before[1]));
+        *to = *(const unsigned*)two;
     }
 }
