@@ -173,7 +173,7 @@ def list_recordings(inputs: Sequence[str]) -> list[ListedRecording]:
 
 
 def _add_whole(listed: dict[str, ListedRecording], files: Sequence[InputFile], here: str) -> None:
-    """Add the files of a folder, each a whole recording, in half the time that `_Found` takes."""
+    """Add the files of a folder, each a whole recording, without a `_Found` for each."""
     for file in files:
         key = _key(file, here)
         if key not in listed:
