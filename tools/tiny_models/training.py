@@ -60,7 +60,35 @@ def read_examples(
     """Read shards, and plan batches of their sentences. Without a tokenizer no word has its own
     tokens.
     """
-    index, audio, labels = read_shards(list(shards))
+    return plan_examples(
+        read_shards(list(shards)),
+        tokenizer,
+        device,
+        batch=batch,
+        frames=frames,
+        pauses=pauses,
+        seed=seed,
+        workers=workers,
+        vary=vary,
+        delay=delay,
+    )
+
+
+def plan_examples(
+    speech: tuple[Index, np.ndarray, np.ndarray],
+    tokenizer: Path | None,
+    device: torch.device,
+    *,
+    batch: int,
+    frames: int,
+    pauses: Pauses,
+    seed: int,
+    workers: int,
+    vary: bool = True,
+    delay: int = DELAY_STEPS,
+) -> Examples:
+    """Plan batches of the sentences that `read_shards` returned."""
+    index, audio, labels = speech
     print(told_size(index, audio), flush=True)
     words = {word for line in index.words for word in line}
     planner = Planner(

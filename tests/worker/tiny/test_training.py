@@ -24,6 +24,8 @@ from dsmops.worker.models.tts_config import TtsConfig
 from dsmops.worker.runtime.tts.engine import TtsEngine
 from dsmops.worker.runtime.tts.interface import TtsRequest
 from dsmops.worker.runtime.tts.machine import NEW_WORD, TtsEntry, TtsPacing, TtsTextMachine
+from tools.tiny_models.batches import voice_weights
+from tools.tiny_models.data import SHARES, VOICES
 from tools.tiny_models.export import TOKENIZER_FILE, tts_files, write_tts
 from tools.tiny_models.networks import SttNet, greedy, stt_inputs
 from tools.tiny_models.settings import BINS, CODEBOOKS, STT, TTS_BODY
@@ -37,6 +39,16 @@ CLOSE = 2e-4
 @pytest.fixture(scope="module")
 def config() -> TtsConfig:
     return TtsConfig.from_json(TTS_BODY)
+
+
+def test_a_voice_with_few_sentences_keeps_its_share_of_the_streams() -> None:
+    """The voices present share by their weights; speech of other voices counts by sentences."""
+    few, many = VOICES.index("kokoro"), VOICES.index("slt")
+    weights = voice_weights(np.array([few, *[many] * 9], np.uint8))
+    assert weights[few] / weights[many] == pytest.approx(SHARES["kokoro"] / SHARES["slt"])
+    assert weights.sum() == pytest.approx(1.0)
+    weights = voice_weights(np.array([VOICES.index("hibari-low"), *[many] * 3], np.uint8))
+    assert weights[many] == pytest.approx(0.75)
 
 
 @torch.no_grad()
