@@ -123,6 +123,7 @@ def log_report(
     out = Reporter.open("log-report", json=json, quiet=quiet, debug=debug)
 
     from dsmops.cli.views.log_report import show_log_report
+    from dsmops.errors import InputError
     from dsmops.files import replace_atomically
     from dsmops.logs import parse_moment
     from dsmops.operations.log_report import NOTHING, read_logs, with_comparison
@@ -133,6 +134,16 @@ def log_report(
         parse_moment(text, now, None) if text else None
         for text in (since, until, against_since, against_until)
     ]
+    for begin, end, name in (
+        (times[0], times[1], "--until"),
+        (times[2], times[3], "--against-until"),
+    ):
+        if begin and end and begin >= end:
+            raise InputError(
+                f"{name} {end:%Y-%m-%d %H:%M:%SZ} is not after {begin:%Y-%m-%d %H:%M:%SZ}",
+                hint="The stretch ends where it begins, or before: name a later time.",
+                code="log.no-stretch",
+            )
     options = StoreOptions(profile, region, endpoint_url, requester_pays=requester_pays)
     known = NOTHING
     if gpu or config or model:

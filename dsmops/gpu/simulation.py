@@ -90,12 +90,12 @@ def _unknown(spec: str, head: str) -> InputError:
         known = ", ".join(str(capability) for capability in ARCHITECTURES)
         hint = f"CUDA's capabilities from Kepler on are {known}."
     elif near:
-        hint = f"Did you mean {' or '.join(near)}? A capability works too: `--simulate sm75`."
+        hint = f"Did you mean {' or '.join(near)}? A capability works too: `sm75`."
     else:
         hint = (
             "Name a card (t4, rtx2070, gtx1660ti, v100, l4, h100, ...), a capability (sm75, 7.5),"
             " or both (`75:My card`)."
         )
     return InputError(
-        f"--simulate {spec}: no such card or compute capability", hint=hint, code="gpu.unknown_card"
+        f"{spec}: no such card or compute capability", hint=hint, code="gpu.unknown_card"
     )

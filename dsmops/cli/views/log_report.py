@@ -22,7 +22,9 @@ def show_log_report(report: LogReport) -> Iterator[Block]:
     yield ""
     headings, rows = runs(report)
     if rows:
-        yield Table(headings, rows[-_MOST_ROWS:])
+        # On 80 columns there is no room for the one name.
+        first = 0 if len(report.sources) > 1 else 1
+        yield Table(headings[first:], [row[first:] for row in rows[-_MOST_ROWS:]])
     if report.steps is not None:
         yield Table(*steps(report))
         if sum(each.steps > 0 for each in report.over_time) > 1:
@@ -34,9 +36,11 @@ def show_log_report(report: LogReport) -> Iterator[Block]:
         headings, rows = behind(report)
         yield Table(headings, rows[:_MOST_ROWS])
     if report.failures:
-        yield Table(*failures(report))
+        headings, rows = failures(report)
+        yield Table(headings[:-1], [row[:-1] for row in rows])
         for failure in report.failures:
-            yield f"{failure.name}: {failure.fix} See runbooks/{failure.runbook}."
+            told = f"{failure.meaning}. {failure.fix}"
+            yield f"{failure.name}: {told} See runbooks/{failure.runbook}."
     if report.comparison is not None:
         yield Table(*differences(report.comparison))
         yield from findings(report.comparison)
@@ -215,7 +219,7 @@ def findings(found: Comparison) -> Iterator[str]:
     if tested and not real:
         yield f"no difference that was tested is more than noise ({len(tested)} were)"
     for each in found.differences:
-        if each.p is None and each.measure.startswith("step time") and each.new and each.old:
+        if each.p is None and each.key.is_step_time and each.new and each.old:
             yield (
                 f"too little for a test: {each.measure} was {_figure(each.old)}, is"
                 f" {_figure(each.new)} {each.unit}"

@@ -119,10 +119,10 @@ def _kept_up(report: LogReport) -> tuple[list[str], list[str]]:
         if run.died_of is not None
     ]
     if steps is None:
-        answer.append("The log has no steps, so it says nothing about capacity.")
+        answer.append(_no_steps(report))
         return answer, unknown
     batch = _batch(report)
-    in_use = f"at most {streams.most_with_data} streams had data in one step"
+    in_use = f"at most {counted(streams.most_with_data, 'stream')} had data in one step"
     if streams.most_open > streams.most_with_data:
         in_use += f", and {streams.most_open} were connected at once"
     if batch is None:
@@ -148,6 +148,22 @@ def _kept_up(report: LogReport) -> tuple[list[str], list[str]]:
                 f"{idle} of {batch} slots were never in use, and each step pays for them."
             )
     return answer, unknown
+
+
+def _no_steps(report: LogReport) -> str:
+    """Return why there is no answer."""
+    if not report.lines:
+        return "There is no line to read: the log is empty."
+    if report.over_time or report.runs or report.failures or _was_asked(report):
+        return "The log has no steps, so it says nothing about capacity."
+    if report.since or report.until:
+        return "No step, start or stream is between --since and --until."
+    return "No line tells of a step, a start or a stream: is this a log of moshi-server?"
+
+
+def _was_asked(report: LogReport) -> bool:
+    streams, tts = report.streams, report.tts
+    return any((streams.asked, streams.opened, streams.posts, tts.asked, tts.opened, tts.posts))
 
 
 def _verdict(report: LogReport) -> str:

@@ -17,9 +17,11 @@ from dsmops.operations.log_report.result import (
     Comparison,
     Difference,
     LogReport,
+    Measure,
     Moment,
     Times,
 )
+from dsmops.units import counted
 
 MANN_WHITNEY = "Mann-Whitney U"
 FISHER = "Fisher's exact test"
@@ -38,19 +40,21 @@ def with_comparison(new: LogReport, old: LogReport) -> LogReport:
 
 
 def _steps(new: LogReport, old: LogReport) -> list[Difference]:
-    measures: tuple[tuple[str, Callable[[Moment], float]], ...] = (
-        ("step time, median", lambda moment: moment.p50_ms),
-        ("step time, p99", lambda moment: moment.p99_ms),
+    measures: tuple[tuple[Measure, str, Callable[[Moment], float]], ...] = (
+        (Measure.STEP_MEDIAN, "step time, median", lambda moment: moment.p50_ms),
+        (Measure.STEP_P99, "step time, p99", lambda moment: moment.p99_ms),
     )
     found = []
     sides = [[each for each in report.over_time if each.steps] for report in (old, new)]
-    for name, value in measures:
+    for key, name, value in measures:
         before, after = ([value(each) for each in side] for side in sides)
-        found.append(_ranked(name, before, after, "ms"))
+        found.append(_ranked(key, name, before, after, "ms"))
     at_same = _same_streams(*sides)
     if at_same is not None:
         streams, before, after = at_same
-        found.append(_ranked(f"step time, median, at {streams} streams", before, after, "ms"))
+        name = f"step time, median, at {counted(streams, 'stream')}"
+        key = Measure.STEP_MEDIAN_AT_SAME_STREAMS
+        found.append(_ranked(key, name, before, after, "ms"))
     return found
 
 
@@ -72,29 +76,40 @@ def _same_streams(
     return best, at(old, best), at(new, best)
 
 
-def _ranked(name: str, old: Sequence[float], new: Sequence[float], unit: str) -> Difference:
+def _ranked(
+    key: Measure, name: str, old: Sequence[float], new: Sequence[float], unit: str
+) -> Difference:
     before = median(old) if old else None
     after = median(new) if new else None
     is_too_little = (
         min(len(old), len(new)) < _LEAST_SAMPLES or len(old) + len(new) < _LEAST_TOGETHER
     )
     if before is None or after is None or is_too_little:
-        return Difference(name, before, after, unit, None, None, is_real=False)
+        return Difference(key, name, before, after, unit, None, None, is_real=False)
     p = mann_whitney_p(old, new)
     change = abs(after - before) / max(before, after, 1e-9)
     test = f"{MANN_WHITNEY} over {len(old)} and {len(new)} stretches"
     is_real = p < _MOST_P and change >= _LEAST_CHANGE
-    return Difference(name, before, after, unit, test, p, is_real=is_real)
+    return Difference(key, name, before, after, unit, test, p, is_real=is_real)
 
 
 def _shares(new: LogReport, old: LogReport) -> list[Difference]:
-    parts: tuple[tuple[str, Callable[[LogReport], int]], ...] = (
-        ("streams refused as full", lambda r: r.streams.refused + r.tts.refused),
-        ("clients dropped for silence", lambda r: r.streams.dropped_silent + r.tts.dropped_silent),
-        ("requests with a wrong key", lambda r: r.streams.wrong_keys + r.tts.wrong_keys),
+    parts: tuple[tuple[Measure, str, Callable[[LogReport], int]], ...] = (
+        (Measure.REFUSED, "streams refused as full", lambda r: r.streams.refused + r.tts.refused),
+        (
+            Measure.DROPPED_SILENT,
+            "clients dropped for silence",
+            lambda r: r.streams.dropped_silent + r.tts.dropped_silent,
+        ),
+        (
+            Measure.WRONG_KEYS,
+            "requests with a wrong key",
+            lambda r: r.streams.wrong_keys + r.tts.wrong_keys,
+        ),
     )
     return [
-        _share(name, (part(old), _asked(old)), (part(new), _asked(new))) for name, part in parts
+        _share(key, name, (part(old), _asked(old)), (part(new), _asked(new)))
+        for key, name, part in parts
     ]
 
 
@@ -103,33 +118,58 @@ def _asked(report: LogReport) -> int:
     return streams.asked + streams.posts + tts.asked + tts.posts
 
 
-def _share(name: str, old: tuple[int, int], new: tuple[int, int]) -> Difference:
+def _share(key: Measure, name: str, old: tuple[int, int], new: tuple[int, int]) -> Difference:
     before, after = (100 * part / whole if whole else None for part, whole in (old, new))
     unit = "% of what was asked for"
     if before is None or after is None:
-        return Difference(name, before, after, unit, None, None, is_real=False)
+        return Difference(key, name, before, after, unit, None, None, is_real=False)
     p = fisher_p(old, new)
     test = f"{FISHER}: {old[0]} of {old[1]}, {new[0]} of {new[1]}"
-    return Difference(name, before, after, unit, test, p, is_real=p < _MOST_P)
+    return Difference(key, name, before, after, unit, test, p, is_real=p < _MOST_P)
 
 
 def _counts(new: LogReport, old: LogReport) -> list[Difference]:
     """Return what is shown side by side, without a test: single events, and what was asked for."""
-    rows: tuple[tuple[str, str, Callable[[LogReport], float | None]], ...] = (
-        ("steps over 80 ms", "%", lambda r: 100 * r.steps.over_share if r.steps else None),
-        ("most behind", "s of audio", lambda r: r.behind[0].audio_s if r.behind else 0.0),
-        ("most streams with data", "", lambda r: r.streams.most_with_data),
-        ("most streams connected", "", lambda r: max(r.streams.most_open, r.tts.most_open)),
-        ("starts", "", lambda r: len([run for run in r.runs if run.started])),
-        ("deaths", "", lambda r: len([run for run in r.runs if run.died_of])),
-        ("text, slot to end, median", "ms", lambda r: _median_ms(r.tts.texts_ms)),
-        ("first sound, median", "ms", lambda r: _median_ms(r.tts.first_audio_ms)),
+    rows: tuple[tuple[Measure, str, str, Callable[[LogReport], float | None]], ...] = (
+        (
+            Measure.STEPS_OVER_80_MS,
+            "steps over 80 ms",
+            "%",
+            lambda r: 100 * r.steps.over_share if r.steps else None,
+        ),
+        (
+            Measure.MOST_BEHIND,
+            "most behind",
+            "s of audio",
+            lambda r: r.behind[0].audio_s if r.behind else 0.0,
+        ),
+        (Measure.MOST_WITH_DATA, "most streams with data", "", lambda r: r.streams.most_with_data),
+        (
+            Measure.MOST_CONNECTED,
+            "most streams connected",
+            "",
+            lambda r: max(r.streams.most_open, r.tts.most_open),
+        ),
+        (Measure.STARTS, "starts", "", lambda r: len([run for run in r.runs if run.started])),
+        (Measure.DEATHS, "deaths", "", lambda r: len([run for run in r.runs if run.died_of])),
+        (
+            Measure.TEXT_MEDIAN,
+            "text, slot to end, median",
+            "ms",
+            lambda r: _median_ms(r.tts.texts_ms),
+        ),
+        (
+            Measure.FIRST_SOUND_MEDIAN,
+            "first sound, median",
+            "ms",
+            lambda r: _median_ms(r.tts.first_audio_ms),
+        ),
     )
     found = []
-    for name, unit, value in rows:
+    for key, name, unit, value in rows:
         before, after = value(old), value(new)
         if before is not None or after is not None:
-            found.append(Difference(name, before, after, unit, None, None, is_real=False))
+            found.append(Difference(key, name, before, after, unit, None, None, is_real=False))
     return found
 
 

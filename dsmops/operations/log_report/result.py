@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 
 from dsmops.findings import Severity
 
@@ -169,14 +170,40 @@ class ModuleReport:
     tts: TtsCounts | None
 
 
+class Measure(StrEnum):
+    """What two reports are compared by."""
+
+    STEP_MEDIAN = "step-median"
+    STEP_P99 = "step-p99"
+    STEP_MEDIAN_AT_SAME_STREAMS = "step-median-at-same-streams"
+    REFUSED = "refused"
+    DROPPED_SILENT = "dropped-silent"
+    WRONG_KEYS = "wrong-keys"
+    STEPS_OVER_80_MS = "steps-over-80-ms"
+    MOST_BEHIND = "most-behind"
+    MOST_WITH_DATA = "most-with-data"
+    MOST_CONNECTED = "most-connected"
+    STARTS = "starts"
+    DEATHS = "deaths"
+    TEXT_MEDIAN = "text-median"
+    FIRST_SOUND_MEDIAN = "first-sound-median"
+
+    @property
+    def is_step_time(self) -> bool:
+        """Whether it is compared by a rank test, for which there may be too few steps."""
+        return self in (self.STEP_MEDIAN, self.STEP_P99, self.STEP_MEDIAN_AT_SAME_STREAMS)
+
+
 @dataclass(frozen=True, slots=True)
 class Difference:
     """A figure of both reports, and whether it differs by more than noise.
 
+    `key` is stable, for programs; `measure` is the same in words.
     `test` names the test, None where there is too little for any; `p` is how often chance alone
     makes such a difference. `is_real` is for p below 1 % and a difference that matters.
     """
 
+    key: Measure
     measure: str
     old: float | None
     new: float | None

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dsmops.errors import InputError
+from dsmops.errors import InputError, SourceError
 from dsmops.files import os_errors
 from dsmops.logs.merge import logs_in
-from dsmops.logs.sources import open_source
+from dsmops.logs.sources import local_path, open_source
 from dsmops.progress import Progress
 
 if TYPE_CHECKING:
@@ -57,8 +57,13 @@ def find_logs(sources: Sequence[Path | str], options: StoreOptions | None = None
             from dsmops.operations.log_report.stored import stored_logs
 
             logs += stored_logs(source, options)
+        elif "://" in source and not source.startswith("file://"):
+            raise SourceError(
+                f"{source}: logs cannot be read from there",
+                hint="Name a file, a folder, s3://BUCKET/PREFIX, or - for stdin.",
+            )
         else:
-            logs += _local(Path(source))
+            logs += _local(local_path(source))
     return logs
 
 

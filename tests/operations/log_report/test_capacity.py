@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,21 @@ from dsmops.models import DEFAULT_STT
 from dsmops.operations.configs.planning import find_device, plan_model
 from dsmops.operations.log_report import read_logs
 from dsmops.operations.log_report.planned import served
-from tests.operations.log_report.test_reading import made_up, write
+from tests.operations.log_report.test_reading import BEGIN, made_up, write
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIG = ROOT / "configs" / "config-stt-en_fr-hf.toml"
+
+
+def test_logs_without_an_answer_say_why(tmp_path: Path) -> None:
+    """An empty log, bytes of no log, and a stretch of time in which nothing happened."""
+    for text, since, said in (
+        ("", None, "the log is empty"),
+        ("\x00\x01 no log\n" * 30, None, "is this a log of moshi-server?"),
+        (made_up(20), BEGIN + timedelta(days=1), "between --since and --until"),
+    ):
+        report = read_logs([write(tmp_path / "log.b", text)], since=since)
+        assert said in report.capacity[0]
 
 
 def test_a_log_alone_has_no_plan(tmp_path: Path) -> None:

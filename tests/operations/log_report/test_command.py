@@ -64,6 +64,8 @@ def test_what_is_mistyped(tmp_path: Path) -> None:
         (("--model", "stt-9b"), 3),
         (("--config", tmp_path / "none.toml"), 3),
         (("--since", "soonish"), 3),
+        (("--since", "2026-01-02", "--until", "2026-01-01"), 3),
+        (("--against", "http://host/log"), 3),
         (("--against", tmp_path / "none.log"), 3),
     ):
         run = dsmops("log-report", log, "--csv", csv_file, *words)

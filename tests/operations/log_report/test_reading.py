@@ -224,7 +224,7 @@ def test_a_server_that_kept_up(real: Real) -> None:
     assert ends == sorted(ends)
     assert report.streams.most_with_data == 1
     said = " ".join(report.capacity)
-    assert "Batch 2: at most 1 streams had data" in said
+    assert "Batch 2: at most 1 stream had data" in said
     assert "1 of 2 slots were never in use" in said
 
 
