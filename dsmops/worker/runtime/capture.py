@@ -40,7 +40,13 @@ def capture(*parts: Part, stream: torch.cuda.Stream | None = None) -> list[Part]
                 part()
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool, stream=stream):
-            part()
+        try:
+            with torch.cuda.graph(graph, pool=pool, stream=stream):
+                part()
+        except RuntimeError as exc:
+            # What ends a capture that failed fails too, and hides why: mostly too little memory.
+            if isinstance(exc.__context__, RuntimeError):
+                raise exc.__context__ from None
+            raise
         replays.append(graph.replay)
     return replays

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from enum import IntEnum
 from math import inf
 from typing import Any
@@ -41,11 +41,8 @@ from dsmops.worker.runtime.tts.utterance import TtsAudio, TtsWord
 
 _MOST_EVENTS = 250
 """Events that a front holds for a client that does not fetch them."""
-_ENTRIES_AT_ONCE = 500
-"""Words in one message. A word has a few dozen bytes."""
-_PART_BYTES = 64 << 10
-"""Longer messages cross in parts, since a ring need not hold them: one word may have as many tokens
-as `MOST_TEXT` characters."""
+_TOKENS_AT_ONCE = 4_000
+"""Tokens in one message, up to a whole word. What reads it keeps the model loop waiting."""
 
 
 class _Kind(IntEnum):
@@ -61,33 +58,6 @@ class _Kind(IntEnum):
     ENDED = 9
     FAILED = 10
     REFUSED = 11
-    PART = 12
-    """What a longer message begins with."""
-
-
-def _in_parts(kind: int, body: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield a message as what crosses a ring; `_Parts` joins it."""
-    last = max(0, len(body) - 1) // _PART_BYTES * _PART_BYTES
-    for begin in range(0, last, _PART_BYTES):
-        yield _Kind.PART, body[begin : begin + _PART_BYTES]
-    yield kind, body[last:]
-
-
-class _Parts:
-    """Joins what comes out of a ring to whole messages."""
-
-    def __init__(self) -> None:
-        self._begun = bytearray()
-
-    def add(self, kind: int, body: bytes) -> tuple[int, bytes] | None:
-        """Return the message that this completes, None where more of it is to come."""
-        if kind == _Kind.PART:
-            self._begun += body
-            return None
-        if self._begun:
-            body = bytes(self._begun + body)
-            self._begun.clear()
-        return kind, body
 
 
 class RemoteTtsStream(TtsConversation):
@@ -113,7 +83,6 @@ class RemoteTtsStream(TtsConversation):
         self._text = TtsTextStream(tokenizer, padding_between=padding_between)
         self._lock = threading.RLock()
         self._outbox: deque[tuple[int, bytes]] = deque()
-        self._parts = _Parts()
         self._unsent_words = 0
         self._is_closed = self._has_text = self._is_let_go = False
         self._number = int(rings.opened[slot] + 1) % STREAM_NUMBERS
@@ -193,9 +162,7 @@ class RemoteTtsStream(TtsConversation):
                 message = self._rings.output.take(self.slot, self._number)
                 if message is None:
                     break
-                whole = self._parts.add(*message)
-                if whole is not None:
-                    self._note(*whole)
+                self._note(*message)
         # The other side may have more, for which there was no space.
         fence()
         if self._rings.blocked[self.slot]:
@@ -233,22 +200,28 @@ class RemoteTtsStream(TtsConversation):
             )
 
     def _send_entries(self, entries: Iterable[TtsEntry], *, last: bool = False) -> None:
-        values = [[entry.tokens, entry.text, entry.padding] for entry in entries]
+        messages: list[list[TtsEntry]] = [[]]
+        tokens = 0
+        for entry in entries:
+            if tokens >= _TOKENS_AT_ONCE:
+                messages.append([])
+                tokens = 0
+            messages[-1].append(entry)
+            tokens += 1 + len(entry.tokens)
         with self._lock:
             if self._is_closed:
                 raise text_after_end()
             self._is_closed = last
-            self._unsent_words += len(values)
-            for begin in range(0, len(values), _ENTRIES_AT_ONCE):
-                self._send(
-                    _Kind.TEXT, json.dumps(values[begin : begin + _ENTRIES_AT_ONCE]).encode()
-                )
+            self._unsent_words += sum(map(len, messages))
+            for message in filter(None, messages):
+                values = [[entry.tokens, entry.text, entry.padding] for entry in message]
+                self._send(_Kind.TEXT, json.dumps(values).encode())
             if last:
                 self._send(_Kind.LAST_TEXT, b"")
 
     def _send(self, kind: _Kind, body: bytes) -> None:
         if not self._is_let_go:
-            self._outbox.extend(_in_parts(kind, body))
+            self._outbox.append((kind, body))
             self._flush()
 
     def _flush(self) -> None:
@@ -271,7 +244,6 @@ class _Served:
     voices: list[NDArray[np.float32]]
     outbox: deque[tuple[int, bytes]]
     ended: bool = False
-    parts: _Parts = field(default_factory=_Parts)
 
 
 class TtsPorter:
@@ -353,9 +325,8 @@ class TtsPorter:
             self._is_served[slot] = True
         while (message := rings.input.take(slot, number)) is not None:
             made_space = True
-            whole = served.parts.add(*message)
-            if whole is not None and not served.ended:
-                self._obey(slot, served, *whole)
+            if not served.ended:
+                self._obey(slot, served, *message)
         return self._send_events(slot) or made_space
 
     def _obey(self, slot: int, served: _Served, kind: int, body: bytes) -> None:
@@ -417,8 +388,7 @@ class TtsPorter:
         """Move the events of a slot's stream into its outbox; return whether there were any."""
         if served.stream is None:
             return False
-        for event in served.stream.fetch():
-            served.outbox.extend(_in_parts(*_message(event, served.stream)))
+        served.outbox.extend(_message(event, served.stream) for event in served.stream.fetch())
         self._rings.waiting_words[slot] = served.stream.waiting_words
         return bool(served.outbox)
 

@@ -143,9 +143,8 @@ def test_a_stream_gives_what_it_gives_nearby(sides: Sides, repeats: int) -> None
     assert same(sides.whole(stream), near_events(text))
 
 
-def test_a_text_crosses_in_parts(sides: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Messages of both directions that are longer than a part come whole."""
-    monkeypatch.setattr(remote, "_PART_BYTES", 16)
+def test_a_text_crosses_in_several_messages(sides: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "_TOKENS_AT_ONCE", 5)
     stream = sides.open()
     stream.add_text(TEXT)
     stream.end_text()

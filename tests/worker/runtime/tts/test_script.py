@@ -12,7 +12,7 @@ from dsmops.errors import InputError
 from dsmops.protocol.text import with_server_breaks
 from dsmops.worker.models.tokenizer import TextTokenizer
 from dsmops.worker.runtime.tts.machine import TtsEntry
-from dsmops.worker.runtime.tts.script import TtsTextStream, script_entries
+from dsmops.worker.runtime.tts.script import LONGEST_WORD, TtsTextStream, script_entries
 from dsmops.worker.tiny.stt import TinyStt
 from tests.support.engines import Letters
 
@@ -291,7 +291,7 @@ def test_a_pause_for_a_server_is_as_long_as_here(seconds: str) -> None:
     ("text", "count"),
     [
         ("hello world " * 8334, 16_668),
-        ("a" * 100_000, 1),
+        ("a" * 100_000, -(-100_000 // LONGEST_WORD)),
         ('a <break time="1s"/>' * 5000, 10_000),
         (" " * 100_000, 0),
     ],
@@ -339,6 +339,14 @@ def test_a_script_is_read_as_upstream_reads_it(turns: list[str], padding_between
     assert [entry for entry in ours if entry.tokens] == [
         TtsEntry(tuple(entry.tokens), entry.text, entry.padding) for entry in theirs if entry.tokens
     ]
+
+
+@pytest.mark.parametrize("letters", [LONGEST_WORD, LONGEST_WORD + 1, 3 * LONGEST_WORD])
+def test_a_word_without_an_end_becomes_several(tokenizer: TextTokenizer, letters: int) -> None:
+    word = ("abcdefgh" * letters)[:letters]
+    for entries in (script_entries([word], tokenizer), TtsTextStream(tokenizer).take(word)):
+        assert len(entries) == -(-letters // LONGEST_WORD)
+        assert "".join(entry.text for entry in entries) == word
 
 
 def test_a_number_without_an_end_is_no_pause_at_once() -> None:
