@@ -118,7 +118,7 @@ PREFIX = re.compile(
         {_STAMP} \s (?: stdout | stderr ) \s [FP] (?:\s|$)
       | {_STAMP} \s+ (?:TRACE|DEBUG|INFO|WARN|ERROR) \s [A-Za-z_][\w:]{{0,100}}: (?: \s \S{{1,300}}:\d{{1,9}}: )?
       | {_STAMP} \s+ (?:TRACE|DEBUG|INFO|NOTICE|WARN(?:ING)?|ERROR|CRITICAL) \s+ [\w.:]{{1,100}} (?: \s- | : ) (?=\s)
-      | {_TIME} \s [^\s:\[\]]{{1,100}} \s {_TAG}
+      | {_TIME} \s (?: [^\s:\[\]]{{1,100}} \s )? {_TAG}
       | {_STAMP} (?: \s [^\s\[]{{1,128}} ){{4}} \s (?: - | \[ [^\]]{{0,1000}} \] ) (?=\s|$)
       | {_STAMP} \s \d\d[OE][+\s]
       | {_STAMP} (?=\s)
