@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from dsmops.errors import InputError, SourceError
 from dsmops.files import os_errors
-from dsmops.logs.merge import logs_in
-from dsmops.logs.sources import local_path, open_source
+from dsmops.logs import logs_in, open_source
+from dsmops.logs.sources import local_path
 from dsmops.progress import Progress
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import BinaryIO, cast
 
 from dsmops.errors import InputError
 from dsmops.files import os_errors
-from dsmops.logs.sources import decompressed
+from dsmops.logs import decompressed
 from dsmops.operations.log_report.sources import Log
 from dsmops.progress import Progress
 from dsmops.publish.manifest import read_catalogue
