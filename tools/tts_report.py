@@ -27,7 +27,7 @@ from dsmops.worker.models.random import random_tts
 from dsmops.worker.models.tts import LoadedTts
 from dsmops.worker.models.tts_config import TtsConfig
 from dsmops.worker.runtime.tts.engine import TtsEngine
-from dsmops.worker.runtime.tts.interface import TtsLaunched, TtsOutput, TtsRequest
+from dsmops.worker.runtime.tts.interface import TtsLaunchedStep, TtsOutput, TtsRequest
 from dsmops.worker.tiny.codec import MIMI_BODY
 from dsmops.worker.tiny.tts import BODY
 from tests.support.upstream import Schedule
@@ -78,7 +78,7 @@ def speak(
     engine.reset(range(ROWS), requests)
     predictions: list[NDArray[np.int64]] = []
     steps = []
-    flights: list[_Over | TtsLaunched] = []
+    launched_steps: list[_Over | TtsLaunchedStep] = []
 
     def choose(predicted: NDArray[np.int64]) -> NDArray[np.int64]:
         predictions.append(predicted)
@@ -93,20 +93,20 @@ def speak(
             fed = np.repeat(words[len(predictions)][:, None], 2, axis=1)
             launched = engine.launch(mask, fed, text_only=text_only)
             predictions.append(launched.predicted())
-            flights.append(launched)
+            launched_steps.append(launched)
             # The tensors below are the device's: no sound is waited for.
         else:
             out = engine.step(mask, choose, text_only=text_only)
-            flights.append(_Over(out))
+            launched_steps.append(_Over(out))
         steps.append(
             (
                 engine.codes[:, : model.codebooks].cpu().numpy().copy(),
                 engine.text_logits.cpu().numpy().copy(),
             )
         )
-        if len(flights) > 1:
-            flights[-2].wait()
-    outs = [flight.wait() for flight in flights]
+        if len(launched_steps) > 1:
+            launched_steps[-2].wait()
+    outs = [launched.wait() for launched in launched_steps]
     finite = all(
         bool(out.finite[mask].all()) for out, mask in zip(outs, schedule.masks.numpy(), strict=True)
     )

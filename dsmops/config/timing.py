@@ -105,7 +105,7 @@ def measured_of(
     quantised: Quantised,
 ) -> Measured:
     """Return what a profile of this was measured with."""
-    in_int8 = f"{quantised.in_int8 or 'nothing'} in int8"
+    in_int8 = f"{quantised.in_int8} in int8" if quantised.has_int8 else "no int8"
     return device_name, model, dtype, runtime, n_q, in_int8
 
 

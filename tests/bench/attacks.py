@@ -154,7 +154,9 @@ def _attacked(
     if left := slots_left(url):
         harm["slots not given back"] = left
     quiet.append(lag(pool, args.streams, args.seconds))
-    quiet_ms = statistics.mean(row["p99_ms"] or 1e9 for row in quiet[-2:])
+    if quiet[-1]["p99_ms"] is None:
+        harm["no answers after it"] = args.streams
+    quiet_ms = statistics.mean([row["p99_ms"] for row in quiet[-2:] if row["p99_ms"]] or [1e9])
     return {
         "attack": name,
         "strikes": int(strikes or 0),

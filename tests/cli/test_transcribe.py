@@ -516,14 +516,14 @@ def test_ctrl_c_while_it_listens(
 ) -> None:
     """Exit 130; what -o names stays as it was, and nothing lies beside it."""
     (folder / "kept.txt").write_text("kept")
-    step, steps = SttEngine.step, iter(range(20))
+    launch, steps = SttEngine.launch, iter(range(20))
 
     def interrupted(engine: SttEngine, *args: object) -> object:
         if next(steps, None) is None:
             raise KeyboardInterrupt
-        return step(engine, *args)  # type: ignore[arg-type]
+        return launch(engine, *args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(SttEngine, "step", interrupted)
+    monkeypatch.setattr(SttEngine, "launch", interrupted)
     done = transcribe("speech.wav", "-o", "kept.txt")
     assert (done.exit_code, done.stdout) == (130, "")
     assert (folder / "kept.txt").read_text() == "kept"

@@ -186,8 +186,8 @@ def speech_becomes(change: Callable[[Any], Any], pause_s: float = 0.0) -> Callab
     """Sound is not what the model made."""
 
     def changed() -> None:
-        flight = tts_engine._Flight
-        whole = flight.wait
+        launched_step = tts_engine._LaunchedStep
+        whole = launched_step.wait
 
         def wait(self: Any) -> Any:
             if self._output is None:
@@ -198,7 +198,7 @@ def speech_becomes(change: Callable[[Any], Any], pause_s: float = 0.0) -> Callab
                 )
             return self._output
 
-        patch(flight, "wait", wait)
+        patch(launched_step, "wait", wait)
 
     return changed
 

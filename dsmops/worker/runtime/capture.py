@@ -40,13 +40,19 @@ def capture(*parts: Part, stream: torch.cuda.Stream | None = None) -> list[Part]
                 part()
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
+        cause: BaseException | None = None
         try:
             with torch.cuda.graph(graph, pool=pool, stream=stream):
-                part()
-        except RuntimeError as exc:
-            # What ends a capture that failed fails too, and hides why: mostly too little memory.
-            if isinstance(exc.__context__, RuntimeError):
-                raise exc.__context__ from None
+                try:
+                    part()
+                except BaseException as exc:
+                    cause = exc
+                    raise
+        except RuntimeError:
+            # Ending a failed capture raises again and hides the first error, often too little
+            # memory.
+            if cause is not None:
+                raise cause from None
             raise
         replays.append(graph.replay)
     return replays

@@ -23,7 +23,7 @@ from dsmops.worker.models.stt import LoadedStt
 from dsmops.worker.models.tts import LoadedTts
 from dsmops.worker.runtime.stt.engine import SttEngine
 from dsmops.worker.runtime.tts.engine import TtsEngine
-from dsmops.worker.runtime.tts.interface import TtsLaunched, TtsRequest
+from dsmops.worker.runtime.tts.interface import TtsLaunchedStep, TtsRequest
 
 _WARM_UP_STEPS = 10
 _TIMED_STEPS = 200
@@ -111,6 +111,9 @@ def random_engine(
             f"torch sees {torch.cuda.device_count()} CUDA devices here, and not {device_name}",
             hint="`dsmops check-gpu` shows the cards, the driver, and whether torch fits them.",
         )
+    if device.type == "cuda":
+        # Streams and events that name no device are of the current one.
+        torch.cuda.set_device(device)
     if isinstance(shape, TtsShape):
         return _tts_engine(random_tts(shape, device, dtype, n_q=n_q, quantised=quantised))
     return stt_engine(random_stt(shape, device, dtype, quantised=quantised))
@@ -168,7 +171,7 @@ def _tts_engine(model: LoadedTts) -> OpenEngine:
         delay_steps = model.config.delay_steps
 
         tokens = np.tile(np.array([PADDING, END_OF_PADDING]), (batch_size, 1))
-        before: TtsLaunched | None = None
+        before: TtsLaunchedStep | None = None
 
         def step(*, text_only: bool = False) -> None:
             """Launch a step, and wait for the one before, as the model loop does."""

@@ -24,14 +24,17 @@ def _failing_capture(*_: Any, **__: Any) -> Iterator[None]:
         raise RuntimeError("capturing stream has unjoined work")
 
 
-def test_a_capture_that_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, KeyboardInterrupt])
+def test_a_capture_that_fails_says_why(
+    monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
     runs = 0
 
     def part() -> None:
         nonlocal runs
         runs += 1
         if runs > 3:  # the warm-up passes
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise error("of the part")
 
     @contextmanager
     def no_stream(_: Any) -> Iterator[None]:
@@ -43,5 +46,5 @@ def test_a_capture_that_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "stream", no_stream)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: None)
     monkeypatch.setattr(torch.cuda, "graph", _failing_capture)
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(error, match="of the part"):
         capture(part)

@@ -23,7 +23,7 @@ _TENSOR_CORES_SINCE = {
     torch.float16: ComputeCapability(7, 5),
     torch.bfloat16: ComputeCapability(8, 0),
 }
-"""From which compute capability on the tensor cores multiply a dtype, by the instructions used."""
+"""The lowest compute capability whose tensor cores take a dtype."""
 _MOST_FEW = 2
 """Rows of activations up to which reading an int8 matrix once is faster than the tensor cores."""
 
@@ -45,7 +45,7 @@ _SHARES = {
 }
 """The fastest on an H200 for up to so many streams. Beyond, writing the matrix out is faster."""
 _LARGE = 2048 * 2048
-"""Values of a matrix from which on more than 32 streams are multiplied as 128 are."""
+"""A matrix with more values takes the shares of 128 streams once there are more than 32."""
 _COLUMNS = 512
 """Columns that a warp of `multiply_few` reads at once."""
 

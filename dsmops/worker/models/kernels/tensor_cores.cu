@@ -62,8 +62,8 @@ __device__ inline void multiply_add<bf16>(
 }
 #endif
 
-// 16 bytes that nothing writes meanwhile; read before the products that follow, not where the compiler
-// likes.
+// 16 bytes that nothing writes meanwhile. Volatile, so that the compiler keeps the load before the
+// products that follow.
 __device__ inline int4 read16(const signed char* from) {
     int4 found;
     asm volatile("ld.global.nc.v4.s32 {%0, %1, %2, %3}, [%4];"

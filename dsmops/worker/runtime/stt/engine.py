@@ -30,7 +30,7 @@ from dsmops.worker.models.stt import LoadedStt
 from dsmops.worker.runtime.capture import capture
 from dsmops.worker.runtime.stt.interface import SttOutput
 
-MOST_FLIGHTS = 2
+MOST_LAUNCHED_STEPS = 2
 """Steps that may be under way: the one that the device computes, and the next."""
 
 
@@ -89,7 +89,8 @@ class SttEngine:
             self._forced = torch.full((batch_size,), -1, dtype=torch.int64, device=device)
             self._report = torch.zeros(batch_size, 2 + heads, device=device)
             self._transfers = [
-                _Transfer(self._exec_mask, self._forced, self._report) for _ in range(MOST_FLIGHTS)
+                _Transfer(self._exec_mask, self._forced, self._report)
+                for _ in range(MOST_LAUNCHED_STEPS)
             ]
             # As in moshi-server, a step's language model does not read the frame of the same step.
             self._mimi_stream = (
@@ -170,12 +171,12 @@ class SttEngine:
         pcm: NDArray[np.float32],
         exec_mask: NDArray[np.bool_],
         forced: NDArray[np.int64] | None = None,
-    ) -> SttFlight:
+    ) -> SttLaunchedStep:
         """Begin a step as `step` runs it; steps run in the order of their launches.
 
-        On a CUDA device nothing is waited for but the step before the last one, if it still runs.
-        Pinned `pcm` must stay as it is until the step has ended: two arrays of `new_frames` may
-        take turns.
+        Pass an array of `new_frames`: with any other the call waits for a CUDA device. It must
+        stay as it is until the step has ended, so two of them take turns. The call also waits for
+        the step before the last one, if that still runs.
 
         Raises:
             ValueError, DeviceLostError: as `step`.
@@ -192,15 +193,15 @@ class SttEngine:
         transfer = self._transfers.pop(0)
         self._transfers.append(transfer)
         with device_errors(self.model.device), torch.inference_mode():
-            if transfer.flight is not None:
-                transfer.flight.wait()
+            if transfer.launched is not None:
+                transfer.launched.wait()
             transfer.begin()
             self._pcm.copy_(torch.from_numpy(pcm), non_blocking=True)
             transfer.send(exec_mask, forced)
             self._advance()
             transfer.fetch()
-        transfer.flight = SttFlight(transfer)
-        return transfer.flight
+        transfer.launched = SttLaunchedStep(transfer)
+        return transfer.launched
 
     def _step(self) -> None:
         lm, mask = self.model.lm, self._exec_mask
@@ -257,13 +258,13 @@ class SttEngine:
 
 
 class _Transfer:
-    """What one step and its device hand each other, all but the audio.
+    """Host buffers of one step: mask, forced tokens, report.
 
-    On a CUDA device it lies in pinned memory, and nothing waits before `output`.
+    For a CUDA device they are pinned memory, and nothing waits before `output`.
     """
 
     def __init__(self, exec_mask: Tensor, forced: Tensor, report: Tensor) -> None:
-        self.flight: SttFlight | None = None
+        self.launched: SttLaunchedStep | None = None
         """The last step that used it."""
         self._there = exec_mask, forced
         self._report = report
@@ -313,7 +314,7 @@ class _Transfer:
         )
 
 
-class SttFlight:
+class SttLaunchedStep:
     """A step under way."""
 
     def __init__(self, transfer: _Transfer) -> None:
@@ -323,8 +324,8 @@ class SttFlight:
     def wait(self) -> SttOutput:
         """Wait for the step's end, and return its result.
 
-        `step_ms` is the time in which the device computed it, without that before, in which it was
-        at the step before.
+        `step_ms` is the device's time of this step alone; waiting for the step before is not
+        counted.
 
         Raises:
             DeviceLostError: the GPU failed; every slot is lost.

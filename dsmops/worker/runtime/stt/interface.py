@@ -30,7 +30,7 @@ class SttOutput:
         text_tokens: int64 [B].
         pause_probabilities: float32 [B, heads]; heads is 0 for a model without them.
         finite: bool [B], False where a latent of Mimi or a logit was NaN or infinite.
-        step_ms: wall time, with the device synchronised.
+        step_ms: wall time; of a launched step on a GPU, the GPU's time.
     """
 
     text_tokens: NDArray[np.int64]

@@ -6,8 +6,9 @@ ends, the next takes its slot.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import chain, cycle, repeat
 from math import ceil
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from dsmops.worker.models.conventions import END_OF_PADDING, FRAMES_PER_S, LAST_SPECIAL, PADDING
 from dsmops.worker.models.stt_config import SttConfig
-from dsmops.worker.runtime.stt.engine import MOST_FLIGHTS, SttEngine, SttFlight
+from dsmops.worker.runtime.stt.engine import MOST_LAUNCHED_STEPS, SttEngine, SttLaunchedStep
 from dsmops.worker.runtime.stt.interface import SttTokenizer
 from dsmops.worker.runtime.stt.words import (
     SttWord,
@@ -243,24 +244,29 @@ class RecordingUpdate:
     finished: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Step:
-    """A step under way, and by slot the recordings whose frames it took."""
+    """A step that was launched.
 
-    flight: SttFlight
+    `running` are the recordings whose frames it took, by slot; `ended` those that end with it.
+    """
+
+    launched: SttLaunchedStep
     running: dict[int, Recording]
+    ended: list[Recording] = field(default_factory=list)
 
-    def land(self) -> Iterator[RecordingUpdate]:
-        """Wait for its end, and yield what it gave."""
-        output = self.flight.wait()
+    def finish(self) -> Iterator[RecordingUpdate]:
+        """Wait for its end, and yield what it gave. Call it again after an interrupt."""
+        output = self.launched.wait()
         tokens, finite, pauses = (
             output.text_tokens.tolist(),
             output.finite.tolist(),
             output.pause_probabilities.tolist(),
         )
         step_s = output.step_ms / 1000
-        share_s = step_s / len(self.running)
-        for slot, recording in self.running.items():
+        share_s = step_s / max(1, len(self.running))
+        for slot in list(self.running):
+            recording = self.running.pop(slot)
             figures = recording.figures
             figures.steps += 1
             figures.compute_s += step_s
@@ -269,6 +275,15 @@ class _Step:
             events = recording.take(tokens[slot], pauses[slot])
             if events:
                 yield RecordingUpdate(recording, events, finished=False)
+        while self.ended:
+            yield _closed(self.ended.pop(0))
+
+
+def _finish(steps: deque[_Step], *, but: int = 0) -> Iterator[RecordingUpdate]:
+    """Finish the first of `steps`, all `but` so many."""
+    while len(steps) > but:
+        yield from steps[0].finish()
+        steps.popleft()
 
 
 def run_recordings(
@@ -279,28 +294,28 @@ def run_recordings(
     As many run at once as there are slots. With `overlapping` a step is launched before the words
     of the last one are read, so that a CUDA device never waits for Python: news come one step
     later, and a recording takes its slot while the last words of the one before are still to come.
-    Only where a prompt's text is written every step waits for the words. The words are the same.
+    While any recording has text of a prompt left, no step overlaps. The words are the same.
 
     Every recording is yielded once with `finished`, in the order in which they end. A recording
-    whose frames raise ends the run.
+    whose frames raise ends the run, after the news of the steps before.
     """
     waiting = iter(recordings)
     running: dict[int, Recording] = {}
     # The device may still read the frames of the step before.
-    feeds = cycle([_Feed(engine) for _ in range(MOST_FLIGHTS)])
-    under_way: _Step | None = None
+    feeds = cycle([_Feed(engine) for _ in range(MOST_LAUNCHED_STEPS)])
+    steps: deque[_Step] = deque()
     try:
         while True:
             if not overlapping or any(recording.forced >= 0 for recording in running.values()):
-                landing, under_way = under_way, None
-                yield from landing.land() if landing else ()
+                yield from _finish(steps)
             feed = next(feeds)
             feed.clear()
             ended = [slot for slot, recording in running.items() if not feed.take(slot, recording)]
-            closing = [running.pop(slot) for slot in ended]
-            if under_way is None:
-                yield from map(_closed, closing)
-                closing = []
+            for closing in [running.pop(slot) for slot in ended]:
+                if steps:
+                    steps[-1].ended.append(closing)
+                else:
+                    yield _closed(closing)
             begun = []
             for slot in range(engine.batch_size):
                 if slot not in running and (recording := next(waiting, None)) is not None:
@@ -309,18 +324,15 @@ def run_recordings(
                     feed.take(slot, recording)
             if begun:
                 engine.reset(begun)
-            landing, under_way = under_way, None
-            if running:
-                under_way = _Step(feed.launch(engine), dict(running))
-            yield from landing.land() if landing else ()
-            yield from map(_closed, closing)
-            if under_way is None:
+            if not running:
+                yield from _finish(steps)
                 return
+            steps.append(_Step(feed.launch(engine), dict(running)))
+            yield from _finish(steps, but=1)
     except GeneratorExit:
         raise
     except BaseException:
-        for _ in under_way.land() if under_way else ():
-            pass
+        yield from _finish(steps)
         raise
 
 
@@ -350,5 +362,5 @@ class _Feed:
         self._forced[slot] = recording.forced
         return True
 
-    def launch(self, engine: SttEngine) -> SttFlight:
+    def launch(self, engine: SttEngine) -> SttLaunchedStep:
         return engine.launch(self._pcm, self._exec_mask, self._forced)

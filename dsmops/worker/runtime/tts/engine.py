@@ -32,7 +32,7 @@ from dsmops.worker.models.voice import require_voice
 from dsmops.worker.runtime.capture import capture
 from dsmops.worker.runtime.tts.interface import TtsChoose, TtsOutput, TtsRequest
 from dsmops.worker.runtime.tts.sampling import draw, noise, stream_key
-from dsmops.worker.runtime.tts.transfer import MOST_FLIGHTS, Transfer
+from dsmops.worker.runtime.tts.transfer import MOST_LAUNCHED_STEPS, Transfer
 
 _MOST_TEMPERATURE, _MOST_BONUS, _MOST_CFG = 100.0, 100.0, 100.0
 """Far beyond what changes anything: logits lie within ±30."""
@@ -129,7 +129,7 @@ class TtsEngine:
             """Codes that the last step generated, int64 [B, all codebooks], -1 where it generated
             none; overwritten by the next step."""
             self._capture(cuda_graph=cuda_graph and device.type == "cuda")
-        self._flights: list[_Flight] = []
+        self._launched: list[_LaunchedStep] = []
         self._last_end_s = 0.0
 
     def _capture(self, *, cuda_graph: bool) -> None:
@@ -266,11 +266,11 @@ class TtsEngine:
             self._text.copy_(torch.from_numpy(text))
             self._sound_out(text_only=text_only)
         self.offsets[exec_mask] += 1
-        return _Flight(self, valid, begin_s, text_only=text_only).wait()
+        return _LaunchedStep(self, valid, begin_s, text_only=text_only).wait()
 
     def launch(
         self, exec_mask: NDArray[np.bool_], tokens: NDArray[np.int64], *, text_only: bool = False
-    ) -> _Flight:
+    ) -> _LaunchedStep:
         """Begin a step as `step` makes it, and return it while the device works.
 
         `tokens` int64 [B, 2] are fed where the model predicts padding, and where it asks for a
@@ -284,20 +284,20 @@ class TtsEngine:
         options = np.where(exec_mask[:, None], tokens, PADDING)
         self._require_tokens(options)
         begin_s = time.perf_counter()
-        if len(self._flights) == MOST_FLIGHTS:
-            self._flights.pop(0).wait()
-        if self._flights:
+        if len(self._launched) == MOST_LAUNCHED_STEPS:
+            self._launched.pop(0).wait()
+        if self._launched:
             # Then the device has read what it was sent.
-            self._flights[-1].predicted()
+            self._launched[-1].predicted()
         with device_errors(self.model.device), torch.inference_mode():
             self._transfer.send(exec_mask, valid, options)
             self._run_text()
             self._transfer.fetch_predicted()
             self._sound_out(text_only=text_only)
         self.offsets[exec_mask] += 1
-        flight = _Flight(self, valid, begin_s, text_only=text_only)
-        self._flights.append(flight)
-        return flight
+        launched = _LaunchedStep(self, valid, begin_s, text_only=text_only)
+        self._launched.append(launched)
+        return launched
 
     def _begin(self, exec_mask: NDArray[np.bool_], *, text_only: bool) -> NDArray[np.bool_]:
         """Check what a step is asked for, and return which rows will sound."""
@@ -437,7 +437,7 @@ class TtsEngine:
         self._ring.offset.add_(mask.repeat(2) if self._guided else mask)
 
 
-class _Flight:
+class _LaunchedStep:
     """A step under way."""
 
     def __init__(

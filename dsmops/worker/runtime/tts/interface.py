@@ -58,7 +58,7 @@ TtsChoose = Callable[[NDArray[np.int64]], NDArray[np.int64]]
 not advance hold anything."""
 
 
-class TtsLaunched(Protocol):
+class TtsLaunchedStep(Protocol):
     """A step under way."""
 
     def predicted(self) -> NDArray[np.int64]:
@@ -91,4 +91,4 @@ class TtsEngineProtocol(Protocol):
     ) -> TtsOutput: ...
     def launch(
         self, exec_mask: NDArray[np.bool_], tokens: NDArray[np.int64], *, text_only: bool = False
-    ) -> TtsLaunched: ...
+    ) -> TtsLaunchedStep: ...

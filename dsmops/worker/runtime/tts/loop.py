@@ -31,7 +31,7 @@ from dsmops.worker.runtime.loop import (
     Stream,
     StreamFailed,
 )
-from dsmops.worker.runtime.tts.interface import TtsEngineProtocol, TtsLaunched, TtsRequest
+from dsmops.worker.runtime.tts.interface import TtsEngineProtocol, TtsLaunchedStep, TtsRequest
 from dsmops.worker.runtime.tts.machine import TtsEntry, TtsPacing
 from dsmops.worker.runtime.tts.script import TtsTextStream
 from dsmops.worker.runtime.tts.utterance import TtsAudio, TtsWord, Utterance, sound
@@ -287,11 +287,11 @@ class _Turn:
 
 
 @dataclass(frozen=True, slots=True)
-class _Flight:
+class _LoopStep:
     """A step under way."""
 
     turn: _Turn
-    launched: TtsLaunched
+    launched: TtsLaunchedStep
 
 
 class TtsLoop(ModelLoop[TtsStream]):
@@ -321,7 +321,7 @@ class TtsLoop(ModelLoop[TtsStream]):
         self._engine: TtsEngineProtocol | None = None
         self._pacing = pacing
         self._most_text_only, self._text_only_steps = interleaved_text_only, 0
-        self._flight: _Flight | None = None
+        self._launched: _LoopStep | None = None
 
     def open(self, request: TtsRequest, slot: int | None = None) -> TtsStream | None:
         """Return a new stream in this slot, or in the first free one.
@@ -369,14 +369,14 @@ class TtsLoop(ModelLoop[TtsStream]):
                 engine.reset(
                     [stream.slot for stream in turn.requests], list(turn.requests.values())
                 )
-            before = self._flight
-            self._flight = self._launch(engine, turn) if turn.stepping else None
-            landed: Sequence[TtsStream] = ()
+            before = self._launched
+            self._launched = self._launch(engine, turn) if turn.stepping else None
+            stepped: Sequence[TtsStream] = ()
             if before is not None:
-                landed = before.turn.stepping
-                self.observer.stepped(self._land(before, step_idx))
+                stepped = before.turn.stepping
+                self.observer.stepped(self._finish(before, step_idx))
                 step_idx += 1
-            self.observer.news({*turn.requests, *turn.ended, *landed})
+            self.observer.news({*turn.requests, *turn.ended, *stepped})
 
     def _step_without_streams(self) -> None:
         nobody = np.zeros(self.slots, np.bool_)
@@ -389,7 +389,7 @@ class TtsLoop(ModelLoop[TtsStream]):
         }
         ended = [stream for stream in streams if stream.ends()]
         ready = [stream for stream in streams if stream.can_step]
-        if not requests and not ended and not ready and self._flight is None:
+        if not requests and not ended and not ready and self._launched is None:
             return None
         beginning = [stream for stream in ready if stream.is_text_only]
         text_only = bool(beginning) and (
@@ -402,7 +402,7 @@ class TtsLoop(ModelLoop[TtsStream]):
             requests, ended, beginning if text_only else ready, text_only, len(ready), starving
         )
 
-    def _launch(self, engine: TtsEngineProtocol, turn: _Turn) -> _Flight:
+    def _launch(self, engine: TtsEngineProtocol, turn: _Turn) -> _LoopStep:
         """Begin a step, and return it once its text is known."""
         slots = [stream.slot for stream in turn.stepping]
         exec_mask = np.zeros(engine.batch_size, np.bool_)
@@ -415,11 +415,11 @@ class TtsLoop(ModelLoop[TtsStream]):
         with self.lock:
             for stream, prediction in zip(turn.stepping, predictions, strict=True):
                 stream.advance(prediction)
-        return _Flight(turn, launched)
+        return _LoopStep(turn, launched)
 
-    def _land(self, flight: _Flight, step_idx: int) -> TtsStepped:
+    def _finish(self, step: _LoopStep, step_idx: int) -> TtsStepped:
         """Hand out the sound of a step."""
-        turn, output = flight.turn, flight.launched.wait()
+        turn, output = step.turn, step.launched.wait()
         self.board.note_step()
         with self.lock:
             for stream in turn.stepping:

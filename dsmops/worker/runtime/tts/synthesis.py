@@ -5,14 +5,15 @@ Any number of scripts share the engine's slots: when one ends, the next takes it
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from dsmops.errors import CheckpointError, InputError
 from dsmops.worker.models.conventions import PADDING
-from dsmops.worker.runtime.tts.interface import TtsEngineProtocol, TtsLaunched, TtsRequest
+from dsmops.worker.runtime.tts.interface import TtsEngineProtocol, TtsLaunchedStep, TtsRequest
 from dsmops.worker.runtime.tts.machine import TtsEntry, TtsPacing
 from dsmops.worker.runtime.tts.utterance import TtsAudio, TtsWord, Utterance, sound
 
@@ -59,18 +60,29 @@ class _Running:
         return utterance.has_ended
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Step:
-    """A step under way: the scripts that took it, by their slots, and the words they said in it."""
+    """A step that was launched.
 
-    launched: TtsLaunched
-    said: Sequence[tuple[int, Script, list[TtsWord]]]
+    `said` are the scripts that took it, by their slots, and the words they said in it; `ended`
+    those that end with it.
+    """
 
-    def land(self) -> Iterator[ScriptUpdate]:
-        """Wait for its sound, and yield what it gave. Raises CheckpointError."""
+    launched: TtsLaunchedStep
+    said: deque[tuple[int, Script, list[TtsWord]]]
+    ended: deque[Script] = field(default_factory=deque)
+
+    def finish(self) -> Iterator[ScriptUpdate]:
+        """Wait for its sound, and yield what it gave. Call it again after an interrupt.
+
+        Raises:
+            CheckpointError: the model gave numbers that are not finite.
+        """
         output = self.launched.wait()
-        for slot, script, words in self.said:
-            script.share_s += output.step_ms / 1000 / len(self.said)
+        share_s = output.step_ms / 1000 / max(1, len(self.said))
+        while self.said:
+            slot, script, words = self.said.popleft()
+            script.share_s += share_s
             if not output.finite[slot]:
                 raise CheckpointError(
                     f"the model computed NaN or infinity in step {script.steps}",
@@ -85,6 +97,15 @@ class _Step:
             ]
             if events:
                 yield ScriptUpdate(script, events, finished=False)
+        while self.ended:
+            yield ScriptUpdate(self.ended.popleft(), [], finished=True)
+
+
+def _finish(steps: deque[_Step], *, but: int = 0) -> Iterator[ScriptUpdate]:
+    """Finish the first of `steps`, all `but` so many."""
+    while len(steps) > but:
+        yield from steps[0].finish()
+        steps.popleft()
 
 
 def _launch(engine: TtsEngineProtocol, running: Mapping[int, _Running]) -> _Step:
@@ -97,7 +118,7 @@ def _launch(engine: TtsEngineProtocol, running: Mapping[int, _Running]) -> _Step
     # A full step does no harm to those that do not sound yet, and costs no more with them.
     text_only = all(one.utterance.is_text_only for one in running.values())
     launched = engine.launch(exec_mask, tokens, text_only=text_only)
-    said = []
+    said: deque[tuple[int, Script, list[TtsWord]]] = deque()
     for (slot, one), prediction in zip(
         running.items(), launched.predicted()[slots].tolist(), strict=True
     ):
@@ -131,31 +152,35 @@ def run_scripts(
     waiting = iter(scripts)
     running: dict[int, _Running] = {}
     free = list(reversed(range(engine.batch_size)))
-    over: list[Script] = []
-    under_way: _Step | None = None
-    while True:
-        begun: list[int] = []
-        while free and (script := next(waiting, None)) is not None:
-            begun.append(free.pop())
-            running[begun[-1]] = _Running(script, Utterance(engine.model.config, pacing))
-        if begun:
-            engine.reset(begun, [running[slot].script.request for slot in begun])
-        ended = [slot for slot, one in running.items() if one.has_ended()]
-        over += [running.pop(slot).script for slot in ended]
-        free += ended
-        if ended:
-            # What waits takes their slots before the next step.
-            continue
-        landing, under_way = under_way, _launch(engine, running) if running else None
-        yield from landing.land() if landing else ()
-        for script in over:
-            yield ScriptUpdate(script, [], finished=True)
-        over.clear()
-        if under_way is None:
-            return
-        if not overlapping:
-            yield from under_way.land()
-            under_way = None
+    steps: deque[_Step] = deque()
+    try:
+        while True:
+            begun: list[int] = []
+            while free and (script := next(waiting, None)) is not None:
+                begun.append(free.pop())
+                running[begun[-1]] = _Running(script, Utterance(engine.model.config, pacing))
+            if begun:
+                engine.reset(begun, [running[slot].script.request for slot in begun])
+            ended = [slot for slot, one in running.items() if one.has_ended()]
+            free += ended
+            for script in [running.pop(slot).script for slot in ended]:
+                if steps:
+                    steps[-1].ended.append(script)
+                else:
+                    yield ScriptUpdate(script, [], finished=True)
+            if ended:
+                # What waits takes their slots before the next step.
+                continue
+            if not running:
+                yield from _finish(steps)
+                return
+            steps.append(_launch(engine, running))
+            yield from _finish(steps, but=1 if overlapping else 0)
+    except (GeneratorExit, CheckpointError):
+        raise
+    except BaseException:
+        yield from _finish(steps)
+        raise
 
 
 def run_script(

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-MOST_FLIGHTS = 2
+MOST_LAUNCHED_STEPS = 2
 """Steps whose sound may wait to be taken: the one under way, and the one before."""
 
 
@@ -31,7 +31,7 @@ class Transfer:
         self._is_cuda = device.type == "cuda"
         self._masks_host, self._options_host, self._predicted_host, *self._sounds_host = (
             torch.zeros(there.shape, dtype=there.dtype, pin_memory=self._is_cuda)
-            for there in (masks, options, predicted, *[sound] * MOST_FLIGHTS)
+            for there in (masks, options, predicted, *[sound] * MOST_LAUNCHED_STEPS)
         )
         self._sounds = 0
         self.side: torch.cuda.Stream | None = None
@@ -43,7 +43,7 @@ class Transfer:
                 torch.cuda.Event(blocking=True),
                 torch.cuda.Event(),
             )
-            self._has_sound = [torch.cuda.Event(blocking=True) for _ in range(MOST_FLIGHTS)]
+            self._has_sound = [torch.cuda.Event(blocking=True) for _ in range(MOST_LAUNCHED_STEPS)]
 
     def send(
         self,
@@ -90,7 +90,7 @@ class Transfer:
 
     def fetch_sound(self) -> None:
         """Have the sound copied once it is there, in place of that of the step before the last."""
-        number = self._sounds % MOST_FLIGHTS
+        number = self._sounds % MOST_LAUNCHED_STEPS
         self._sounds += 1
         self._sounds_host[number].copy_(self._sound, non_blocking=True)
         if self._is_cuda:
@@ -100,7 +100,7 @@ class Transfer:
         """Return what waits for the sound that was fetched last, and returns it: once, and before
         the sound after the next is fetched.
         """
-        number = (self._sounds - 1) % MOST_FLIGHTS
+        number = (self._sounds - 1) % MOST_LAUNCHED_STEPS
 
         def take() -> NDArray[np.float32]:
             if self._is_cuda:

@@ -22,7 +22,12 @@ from dsmops.worker.models.conventions import END_OF_PADDING, LAST_SPECIAL, PADDI
 from dsmops.worker.models.device import device_errors
 from dsmops.worker.models.stt import LoadedStt, load_stt
 from dsmops.worker.models.stt_config import SttConfig, SttFiles
-from dsmops.worker.runtime.stt.engine import MOST_FLIGHTS, Alignment, SttEngine, SttFlight
+from dsmops.worker.runtime.stt.engine import (
+    MOST_LAUNCHED_STEPS,
+    Alignment,
+    SttEngine,
+    SttLaunchedStep,
+)
 from dsmops.worker.tiny.stt import LM, TinyStt
 from tests.support.steps import step_stt
 
@@ -113,7 +118,7 @@ def test_steps_launched_ahead_give_what_steps_give(model: LoadedStt, clips: Tens
     """
     chance = np.random.default_rng(2)
     one, other = (SttEngine(model, SLOTS) for _ in range(2))
-    expected, flights = [], list[SttFlight]()
+    expected, steps = [], list[SttLaunchedStep]()
     for step in range(STEPS):
         mask = chance.random(SLOTS) < 0.8
         begun = [slot for slot in range(SLOTS) if chance.random() < 0.1]
@@ -122,11 +127,11 @@ def test_steps_launched_ahead_give_what_steps_give(model: LoadedStt, clips: Tens
         for engine in (one, other):
             engine.reset(begun)
         expected.append((mask, one.step(pcm, mask, forced)))
-        flights.append(other.launch(pcm, mask, forced))
+        steps.append(other.launch(pcm, mask, forced))
         if step % 3 == 2:
-            flights[step - 1].wait()
-    for flight, (mask, output) in zip(flights, expected, strict=True):
-        launched = flight.wait()
+            steps[step - 1].wait()
+    for one_step, (mask, output) in zip(steps, expected, strict=True):
+        launched = one_step.wait()
         np.testing.assert_array_equal(launched.text_tokens[mask], output.text_tokens[mask])
         np.testing.assert_array_equal(
             launched.pause_probabilities[mask], output.pause_probabilities[mask]
@@ -452,7 +457,7 @@ def test_state_is_all_that_is_allocated(model: LoadedStt, clips: Tensor) -> None
         FRAME * 4 + mask_and_forced,
         report + LM.audio_codebooks * 8 + LM.text_out_vocab_size * 4,
     )
-    handed_over = MOST_FLIGHTS * (mask_and_forced + report)
+    handed_over = MOST_LAUNCHED_STEPS * (mask_and_forced + report)
     taken = sum(size for address, size in after.items() if address not in before)
     assert engine.state_bytes == taken - SLOTS * (inputs + outputs + handed_over)
     for frame in clips[:3]:

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsmops.worker.models.stt import LoadedStt
-from dsmops.worker.runtime.stt.engine import SttEngine, SttFlight
+from dsmops.worker.runtime.stt.engine import SttEngine, SttLaunchedStep
 from dsmops.worker.runtime.stt.interface import SttOutput
 from dsmops.worker.runtime.stt.transcription import (
     CLOSING_SILENCE_S,
@@ -187,19 +187,19 @@ def test_the_next_step_is_launched_before_words_are_read(
 ) -> None:
     """With `overlapping`, and not while a prompt's text is written."""
     done: list[str] = []
-    launch, wait = SttEngine.launch, SttFlight.wait
+    launch, wait = SttEngine.launch, SttLaunchedStep.wait
 
-    def launched(*given: Any) -> SttFlight:
+    def launched(*given: Any) -> SttLaunchedStep:
         done.append("launch")
         return launch(*given)
 
-    def waited(flight: SttFlight) -> SttOutput:
+    def waited(launched: SttLaunchedStep) -> SttOutput:
         # The engine also looks whether the step before the last has ended.
-        done.extend(["wait"] if flight._output is None else [])
-        return wait(flight)
+        done.extend(["wait"] if launched._output is None else [])
+        return wait(launched)
 
     monkeypatch.setattr(SttEngine, "launch", launched)
-    monkeypatch.setattr(SttFlight, "wait", waited)
+    monkeypatch.setattr(SttLaunchedStep, "wait", waited)
     transcribed(SttEngine(model, 2), [recording_of(model, noise(1))], overlapping=True)
     steps = 1 + CLOSING
     assert done == ["launch", *["launch", "wait"] * (steps - 1), "wait"]
@@ -235,6 +235,40 @@ def test_frames_that_raise_end_the_run(model: LoadedStt, overlapping: bool) -> N
         transcribed(one, [recording_of(model, clip)])[0] for one in (engine, SttEngine(model, 1))
     )
     assert again.tokens == expected.tokens
+
+
+def test_a_step_that_fails_loses_no_words_of_the_one_before(
+    model: LoadedStt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launch, steps = SttEngine.launch, iter(range(5))
+
+    def interrupted(*given: Any) -> SttLaunchedStep:
+        if next(steps, None) is None:
+            raise KeyboardInterrupt
+        return launch(*given)
+
+    monkeypatch.setattr(SttEngine, "launch", interrupted)
+    recording = recording_of(model, noise(10))
+    with pytest.raises(KeyboardInterrupt):
+        list(run_recordings(SttEngine(model, 1), [recording], overlapping=True))
+    assert recording.figures.steps == 5
+
+
+@pytest.mark.parametrize("overlapping", [False, True])
+def test_a_recording_that_has_ended_is_told_before_the_next_fails(
+    model: LoadedStt, overlapping: bool
+) -> None:
+    first = recording_of(model, noise(3))
+
+    def recordings() -> Iterator[Recording]:
+        yield first
+        raise FileNotFoundError("second.wav")
+
+    finished: list[Recording] = []
+    with pytest.raises(FileNotFoundError):
+        for news in run_recordings(SttEngine(model, 1), recordings(), overlapping=overlapping):
+            finished += [news.recording] if news.finished else []
+    assert finished == [first]
 
 
 def test_figures(model: LoadedStt) -> None:

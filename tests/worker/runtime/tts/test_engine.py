@@ -164,7 +164,7 @@ def test_steps_launched_ahead_give_what_steps_give(
     requests = [replace(request, cfg=1.5) for request in warm] if guidance else warm
     one, other = (TtsEngine(used, SLOTS, guidance=guidance) for _ in range(2))
     expected: list[TtsOutput] = []
-    flights, asked = [], 0
+    launched, asked = [], 0
     for step in range(30):
         mask = chance.random(SLOTS) < 0.8
         again = [0, 1, 2, 3] if step == 0 else [slot for slot in (1, 3) if chance.random() < 0.1]
@@ -185,13 +185,13 @@ def test_steps_launched_ahead_give_what_steps_give(
             return chosen
 
         expected.append(one.step(mask, choose, text_only=text_only))
-        flights.append(other.launch(mask, tokens, text_only=text_only))
-        assert flights[-1].predicted()[mask].tolist() == seen[0][mask].tolist()
+        launched.append(other.launch(mask, tokens, text_only=text_only))
+        assert launched[-1].predicted()[mask].tolist() == seen[0][mask].tolist()
         asked += int((seen[0][mask] == 0).sum())
         assert one.codes[mask].tolist() == other.codes[mask].tolist()
         if step:
-            _require_same(flights[step - 1].wait(), expected[step - 1])
-    _require_same(flights[-1].wait(), expected[-1])
+            _require_same(launched[step - 1].wait(), expected[step - 1])
+    _require_same(launched[-1].wait(), expected[-1])
     assert asked or guidance
     assert sum(output.valid.sum() for output in expected) > 20
 

@@ -82,6 +82,24 @@ def test_text_is_read_as_it_is_needed() -> None:
     assert read == 16
 
 
+@pytest.mark.parametrize("overlapping", [False, True])
+def test_a_script_that_has_ended_is_told_before_the_next_fails(overlapping: bool) -> None:
+    first, whole = Script(SCRIPT, REQUEST), list(run_script(TalkEngine(1), SCRIPT, REQUEST))
+
+    def scripts() -> Iterator[Script]:
+        yield first
+        raise FileNotFoundError("second.txt")
+
+    events: list[TtsWord | TtsAudio] = []
+    finished: list[Script] = []
+    with pytest.raises(FileNotFoundError):
+        for news in run_scripts(TalkEngine(1), scripts(), overlapping=overlapping):
+            events += news.events
+            finished += [news.script] if news.finished else []
+    assert finished == [first]
+    assert len(events) == len(whole)
+
+
 def test_nothing_to_say_is_an_error() -> None:
     """Of the user, not silence."""
     with pytest.raises(InputError, match="no word"):
