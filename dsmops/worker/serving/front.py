@@ -22,7 +22,7 @@ from dsmops.worker.serving.lines import RemoteLine, RemoteSttLine, RemoteTtsLine
 from dsmops.worker.serving.logs import ASR, BATCHED_ASR, MAIN, Level
 from dsmops.worker.serving.metrics import Metrics
 from dsmops.worker.serving.module import ModuleContext, Remote
-from dsmops.worker.serving.processes import Plan
+from dsmops.worker.serving.processes import Plan, return_freed_memory
 from dsmops.worker.serving.server import shutting_down
 from dsmops.worker.serving.site import (
     Module,
@@ -44,6 +44,7 @@ _FLUSH_EVERY_S = 0.01
 
 def run_front(plan: Plan, number: int, channel: Channel, level: Level) -> None:
     """Serve clients until the supervisor says `quit`."""
+    return_freed_memory()
     asyncio.run(_Front(plan, number, channel, level).run())
 
 

@@ -29,6 +29,9 @@ from dsmops.worker.serving.stt import SttSettings
 from dsmops.worker.serving.tts import TtsSettings
 
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
+_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8
+"""Of `mallopt(3)`."""
+_MAPPED_BYTES, _MOST_ARENAS = 256 << 10, 2
 CRASHED = 70
 """Exit code of a child that ended with an unforeseen error."""
 
@@ -140,6 +143,18 @@ def start(name: str, main: Callable[[Channel], None], others: Sequence[Channel])
     finally:
         sys.stderr.flush()
         os._exit(code)
+
+
+def return_freed_memory() -> None:
+    """Let glibc give memory back when large bodies of requests are freed.
+
+    By default it keeps them in a heap for each thread: a front grew by 51 MiB in a minute of
+    attacks, and by 27 with this. Other C libraries are left as they are.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _MAPPED_BYTES)
+        mallopt(_M_ARENA_MAX, _MOST_ARENAS)
 
 
 def _begin(name: str, parent: int) -> None:
