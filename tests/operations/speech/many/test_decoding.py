@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
+import os
+import signal
+import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,10 +18,10 @@ import numpy as np
 import pytest
 
 from dsmops.audio import frames, open_audio, write
-from dsmops.errors import CredentialsError, InputError, SourceError
+from dsmops.errors import CredentialsError, FileAccessError, InputError, ResourceError, SourceError
 from dsmops.operations.speech.many import decoding, inputs
 from dsmops.operations.speech.many.ahead import PIECE_FRAMES
-from dsmops.operations.speech.many.decoding import decoders
+from dsmops.operations.speech.many.decoding import SourceFacts, decoders
 from dsmops.operations.speech.many.listing import ListedRecording, list_recordings
 
 RATE_HZ = 24_000
@@ -47,7 +52,7 @@ def test_frames_are_those_of_reading_here(tmp_path: Path) -> None:
         assert source.facts.error is None
         assert source.fed_frames == len(got)
         assert source.facts.levels.duration_s == source.facts.duration_s == audio.duration_s
-    assert not any(process._process.is_alive() for process in processes._processes)
+    assert not any(one.process._process.is_alive() for one in processes.all)
 
 
 @pytest.mark.slow
@@ -58,9 +63,9 @@ def test_a_decoder_that_dies_takes_only_what_it_had_in_hand(tmp_path: Path) -> N
         source = processes.open(long)
         reading = source.frames()
         next(reading)
-        for process in processes._processes:
-            process._process.kill()
-            process._process.join()
+        for one in processes.all:
+            one.process._process.kill()
+            one.process._process.join()
         read = 1 + sum(1 for _ in reading)
         assert PIECE_FRAMES // 5 <= read < 40.0 / 0.08
         assert isinstance(source.facts.error, InputError)
@@ -69,6 +74,86 @@ def test_a_decoder_that_dies_takes_only_what_it_had_in_hand(tmp_path: Path) -> N
         after = processes.open(short)
         assert len(list(after.frames())) == 13
         assert after.facts.error is None
+
+
+def _die(*_: object) -> None:
+    os._exit(7)
+
+
+def _send_nonsense(connection: Connection, _: int) -> None:
+    connection.send("started")
+    connection.recv()
+    connection.send("nonsense")
+    signal.pause()
+
+
+def _fail(connection: Connection, open_files: int) -> None:
+    def fail(_: Connection) -> None:
+        raise LookupError("of a test")
+
+    decoding.answer_all = fail
+    decoding._serve(connection, open_files)
+
+
+@pytest.mark.slow
+def test_processes_that_die_at_their_start_end_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not recording by recording: nothing is wrong with these."""
+    starts = 0
+    real = decoding._Process
+
+    def started(open_files: int) -> decoding._Process:
+        nonlocal starts
+        starts += 1
+        return real(open_files)
+
+    monkeypatch.setattr(decoding, "_serve", _die)
+    monkeypatch.setattr(decoding, "_Process", started)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    listed = recording(tmp_path, 1.0)
+    with decoders(8) as processes, pytest.raises(ResourceError, match="3 times") as raised:
+        for _ in range(20):
+            list(processes.open(listed).frames())
+    assert raised.value.exit_code == 5
+    assert raised.value.code == "audio.decoder_start"
+    assert starts == 3
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_at_its_start_takes_no_recording_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    listed = recording(tmp_path, 1.0)
+    with ExitStack() as stack:
+        with monkeypatch.context() as patched:
+            patched.setattr(decoding, "_serve", _die)
+            processes = stack.enter_context(decoders(8))
+        sources = [processes.open(listed) for _ in range(5)]
+        assert [len(list(source.frames())) for source in sources] == [13] * 5
+        assert [source.facts.error for source in sources] == [None] * 5
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("serve", [_send_nonsense, _fail])
+def test_a_bug_in_a_decoder_is_shown_and_ends_no_run(
+    serve: Callable[[Connection, int], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """On either side of the pipe."""
+    monkeypatch.setattr(decoding, "_serve", serve)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    with decoders(8) as processes:
+        source = processes.open(recording(tmp_path, 1.0))
+        assert list(source.frames()) == []
+        assert source.facts.error is not None
+        assert source.facts.error.code == "audio.decoder"
+    if serve is _fail:
+        assert "LookupError: of a test" in capfd.readouterr().err
 
 
 @pytest.mark.slow
@@ -87,9 +172,9 @@ def test_why_one_cannot_be_read_comes_with_its_end(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_an_idle_decoder_that_died_harms_nothing(tmp_path: Path) -> None:
     with decoders(8) as processes:
-        for process in processes._processes:
-            process._process.kill()
-            process._process.join()
+        for one in processes.all:
+            one.process._process.kill()
+            one.process._process.join()
         source = processes.open(recording(tmp_path, 20.0))
         assert len(list(source.frames())) == 250
         assert source.facts.error is None
@@ -106,6 +191,37 @@ def test_what_keeps_all_from_being_read_is_raised(
         source = processes.open(listed)
         with pytest.raises(CredentialsError):
             list(source.frames())
+
+
+_Pieces = Callable[[], tuple[int, bool, SourceFacts]]
+
+
+@contextmanager
+def answering() -> Iterator[tuple[Connection, _Pieces]]:
+    """Answer in a thread: the connection, and what receives the next piece."""
+    ours, theirs = multiprocessing.Pipe()
+
+    def answer() -> None:
+        with theirs:
+            decoding.answer_all(theirs)
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    with decoding._socket_of(ours) as samples:
+
+        def piece() -> tuple[int, bool, SourceFacts]:
+            assert ours.poll(10)
+            number, count, facts, is_last = ours.recv()
+            decoding._receive(samples, np.empty((count, 1920), np.float32))
+            return number, is_last, facts
+
+        try:
+            yield ours, piece
+        finally:
+            samples.shutdown(socket.SHUT_RDWR)
+            ours.close()
+            thread.join(20)
+    assert not thread.is_alive()
 
 
 def test_an_object_that_is_being_fetched_keeps_no_other_waiting(
@@ -125,16 +241,7 @@ def test_an_object_that_is_being_fetched_keeps_no_other_waiting(
 
     monkeypatch.setattr(decoding, "opened", opened)
     here = recording(tmp_path, 21.0)
-    ours, theirs = multiprocessing.Pipe()
-    thread = threading.Thread(target=decoding.answer_all, args=[theirs])
-    thread.start()
-
-    def piece() -> tuple[int, bool]:
-        number, count, _, is_last = ours.recv()
-        decoding._receive(samples, np.empty((count, 1920), np.float32))
-        return number, is_last
-
-    with decoding._socket_of(ours) as samples:
+    with answering() as (ours, piece):
         ours.send((1, here._replace(file="s3://a-bucket/21.0.wav")))
         ours.send((2, here))
         got = [piece()]
@@ -142,9 +249,31 @@ def test_an_object_that_is_being_fetched_keeps_no_other_waiting(
             ours.send((2, None))
             got.append(piece())
         there.set()
-        first = piece()
-    assert {number for number, _ in got} == {2}
-    assert first == (1, False)
-    ours.close()
-    thread.join(20)
-    assert not thread.is_alive()
+        number, is_last, _ = piece()
+    assert {number for number, *_ in got} == {2}
+    assert (number, is_last) == (1, False)
+
+
+def test_a_disk_that_fails_for_one_recording_fails_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the system's error comes as it is."""
+    real = inputs.opened
+
+    @contextmanager
+    def opened(file: str) -> Iterator[Path | BinaryIO]:
+        if file == "bad.wav":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        with real(file) as source:
+            yield source
+
+    monkeypatch.setattr(decoding, "opened", opened)
+    good = recording(tmp_path, 1.0)
+    with answering() as (ours, piece):
+        ours.send((1, good._replace(file="bad.wav")))
+        ours.send((2, good))
+        got = [piece() for _ in range(2)]
+    assert [(number, is_last) for number, is_last, _ in got] == [(1, True), (2, True)]
+    errors = [facts.error for *_, facts in got]
+    assert isinstance(errors[0], FileAccessError)
+    assert errors[1] is None
