@@ -92,7 +92,7 @@ def inspect(
     out = Reporter.open("inspect", json=json, quiet=quiet, debug=debug)
     path = None if is_hub_source(source) and not scan else at_hand(source, out)
     if path is None:
-        found = inspect_headers(source, source_headers(source))
+        found = inspect_headers(source, source_headers(source, progress=out.progress()))
     elif is_gguf(path):
         if scan:
             raise typer.BadParameter("--scan counts the values of safetensors files, not of GGUF")

@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from dsmops.files import os_errors, write_text_atomically
 from dsmops.hub.source import FileVersion, HubFile
 
 # Commits and ETags become file names, and come from a server.
+_BUSY_S, _BUSY_POLL_S = 5.0, 0.02
+"""Of another process that records a commit, which takes milliseconds."""
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", re.ASCII)
 
 
@@ -75,6 +78,17 @@ def snapshot_path(cache: Path, file: HubFile, commit: str) -> Path:
     return repo_folder(cache, file.repo) / "snapshots" / _safe(commit, "a commit") / file.filename
 
 
+def is_there(cache: Path, file: HubFile, version: FileVersion) -> bool:
+    """Whether the content of `version` is here, as a blob or, without links, under its name.
+
+    Raises as `blob_path` and `snapshot_path`.
+    """
+    return (
+        blob_path(cache, file, version.etag).exists()
+        or snapshot_path(cache, file, version.commit).is_file()
+    )
+
+
 def link(cache: Path, file: HubFile, version: FileVersion) -> Path:
     """Make the blob of `version` visible under the name of `file`, and return that path.
 
@@ -100,10 +114,24 @@ def link(cache: Path, file: HubFile, version: FileVersion) -> Path:
 
 
 def remember_commit(cache: Path, file: HubFile, commit: str) -> None:
-    """Record that the revision of `file` stands at `commit`, unless it is the commit itself."""
-    if file.revision != commit and _commit_of(cache, file) != commit:
-        with suppress(TargetBusyError):  # another process is recording it
+    """Record that the revision of `file` stands at `commit`, unless it is the commit itself.
+
+    Raises:
+        TargetBusyError: another process writes this record and does not end.
+    """
+    if file.revision == commit:
+        return
+    give_up_s = time.monotonic() + _BUSY_S
+    while _commit_of(cache, file) != commit:
+        try:
             write_text_atomically(repo_folder(cache, file.repo) / "refs" / file.revision, commit)
+        except TargetBusyError:
+            # It may record another commit, or die before it has.
+            if time.monotonic() > give_up_s:
+                raise
+            time.sleep(_BUSY_POLL_S)
+        else:
+            return
 
 
 def _linked_blob(path: Path) -> str:

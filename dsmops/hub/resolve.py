@@ -22,6 +22,8 @@ from dsmops.progress import SILENT, Progress
 from dsmops.units import counted, size
 
 _BUSY_POLL_S = 0.2
+_STILL_S = 120.0
+"""How long another process may hold a file to which it adds nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,21 +126,24 @@ def plan_download(wanted: Iterable[HubFile], *, refresh: bool = False) -> Downlo
 def fetch(plan: DownloadPlan, *, progress: Progress = SILENT) -> dict[HubFile, Path]:
     """Bring what the plan lacks into the cache and return where every file of it is.
 
-    An interrupted download goes on where it stopped. A file that another process downloads is
-    waited for. Large files are compared with their SHA-256. A
-    branch is recorded as standing at the new commit only once all files are there, so that a
-    failure leaves the old ones usable.
+    An interrupted download goes on where it stopped. Waits for a file that another process
+    downloads. Large files are compared with their SHA-256. A branch is recorded as standing at the
+    new commit only once all files are there, so that a failure leaves the old ones usable.
 
     Raises:
         DiskFullError: the cache's disk has no room; checked before the first byte, and noticed
             later too.
         TransferError, CredentialsError, SourceError: the network or the hub failed.
         IntegrityError: what arrived is not what the hub promised; it was removed.
+        TargetBusyError: another process holds a file and adds nothing to it.
     """
     paths = {planned.file: planned.path for planned in plan.files if planned.path is not None}
     lacking = [planned for planned in plan.files if planned.path is None]
     if lacking:
-        files.require_free_space(plan.settings.cache, plan.fetch_bytes)
+        # What there is to do now: another process may have begun since the plan was made.
+        files.require_free_space(
+            plan.settings.cache, sum(_missing_bytes(one, plan.settings) for one in lacking)
+        )
         progress.start(
             f"Downloading from {', '.join(sorted({planned.file.repo for planned in lacking}))}",
             plan.fetch_bytes,
@@ -218,38 +223,82 @@ def _plan_from_hub(file: HubFile, commit: str | None, settings: HubSettings) -> 
 
     version = transfer.ask_version(file, settings, commit)
     path = cache.find(settings.cache, replace(file, revision=version.commit))
-    blob = cache.blob_path(settings.cache, file, version.etag)
-    if path is not None or blob.exists():
-        return PlannedFile(file, version, path, 0)
-    return PlannedFile(
-        file, version, None, version.size_bytes - _left_by_an_interrupted_download(blob, version)
-    )
+    planned = PlannedFile(file, version, path, 0)
+    return replace(planned, fetch_bytes=_missing_bytes(planned, settings))
 
 
-def _left_by_an_interrupted_download(blob: Path, version: FileVersion) -> int:
-    try:
-        left = files.partial_path(blob).stat().st_size
-    except OSError:
+def _missing_bytes(planned: PlannedFile, settings: HubSettings) -> int:
+    """Return what of a file is not here now."""
+    file, version = planned.file, planned.version
+    if cache.is_there(settings.cache, file, version):
         return 0
-    return left if version.sha256 and left <= version.size_bytes else 0
+    partial = files.partial_path(cache.blob_path(settings.cache, file, version.etag))
+    try:
+        left = partial.stat().st_size
+    except OSError:
+        left = 0
+    return version.size_bytes - (left if version.sha256 and left <= version.size_bytes else 0)
 
 
 def _fetch_one(planned: PlannedFile, settings: HubSettings, progress: Progress) -> Path:
     from dsmops.hub import transfer
 
-    blob = cache.blob_path(settings.cache, planned.file, planned.version.etag)
-    is_told = False
-    while not blob.exists():
+    file, version = planned.file, planned.version
+    waited = _Wait(planned, settings, progress)
+    while not cache.is_there(settings.cache, file, version):
         try:
-            transfer.download(planned.file, planned.version, settings, progress)
+            transfer.download(file, version, settings, progress)
             break
-        except TargetBusyError:
+        except TargetBusyError as exc:
             # When its network fails it gives up, and this one goes on from there.
-            if not is_told:
-                progress.announce([f"Waiting for another process that downloads {planned.file}"])
-                is_told = True
-            time.sleep(_BUSY_POLL_S)
-    return cache.link(settings.cache, planned.file, planned.version)
+            waited.for_a_moment(exc)
+    else:
+        waited.end()
+    if cache.blob_path(settings.cache, file, version.etag).exists():
+        return cache.link(settings.cache, file, version)
+    return cache.snapshot_path(settings.cache, file, version.commit)
+
+
+class _Wait:
+    """Waits for another process that downloads a file, and shows how far it is."""
+
+    def __init__(self, planned: PlannedFile, settings: HubSettings, progress: Progress) -> None:
+        self._planned, self._settings, self._progress = planned, settings, progress
+        self._missing_bytes = planned.fetch_bytes
+        self._changed_at_s: float | None = None
+
+    def for_a_moment(self, busy: TargetBusyError) -> None:
+        """Wait before the next look.
+
+        Raises:
+            TargetBusyError: the file has not changed for too long.
+        """
+        now_s, file = time.monotonic(), self._planned.file
+        if self._changed_at_s is None:
+            self._progress.announce([f"Waiting for another process that downloads {file}"])
+            self._changed_at_s = now_s
+        missing_bytes = _missing_bytes(self._planned, self._settings)
+        if missing_bytes != self._missing_bytes:
+            self._show(missing_bytes)
+            self._changed_at_s = now_s
+        elif now_s - self._changed_at_s >= _STILL_S:
+            partial = files.partial_path(
+                cache.blob_path(self._settings.cache, file, self._planned.version.etag)
+            )
+            raise TargetBusyError(
+                f"another process holds {partial} and has added nothing to it for {_STILL_S:g} s",
+                hint=f"End that process (`fuser {partial}` shows it). If it ran on a machine that"
+                " is gone, remove this file.",
+            ) from busy
+        time.sleep(_BUSY_POLL_S)
+
+    def end(self) -> None:
+        """Show that the file is there."""
+        self._show(0)
+
+    def _show(self, missing_bytes: int) -> None:
+        self._progress.advance(self._missing_bytes - missing_bytes)
+        self._missing_bytes = missing_bytes
 
 
 def _not_staged(missing: list[HubFile], settings: HubSettings) -> SourceError:

@@ -44,6 +44,10 @@ _log = logging.getLogger(__name__)
 _Answer = TypeVar("_Answer")
 
 
+class _IsThereError(Exception):
+    """The content is here already."""
+
+
 class _Patience:
     """How often and how long to wait for a hub that fails now and may not fail later."""
 
@@ -102,7 +106,8 @@ def download(
     `progress` counts the bytes that come over the network.
 
     When interrupted, what has arrived stays beside the blob and the next call goes on from there.
-    Content that differs from the promised size or SHA-256 is removed.
+    Content that differs from the promised size or SHA-256 is removed. Nothing is done where another
+    process has just stored the content.
 
     Raises:
         IntegrityError: the content is not what the hub promised.
@@ -110,8 +115,25 @@ def download(
         DiskFullError: no room; what had arrived is removed.
         TargetBusyError: another process downloads the same content.
     """
+    try:
+        _download(file, version, settings, progress)
+    except _IsThereError:
+        return
+    if version.sha256 is not None:
+        blob = cache.blob_path(settings.cache, file, version.etag)
+        with os_errors(blob):
+            remember_sha256(blob, version.sha256, blob.stat())
+
+
+def _download(
+    file: HubFile, version: FileVersion, settings: HubSettings, progress: Progress
+) -> None:
     blob = cache.blob_path(settings.cache, file, version.etag)
     with replace_atomically(blob, resume=True) as partial:
+        if cache.is_there(settings.cache, file, version):
+            # The lock was another process's until now. An empty file does not stay.
+            os.ftruncate(partial.fd, 0)
+            raise _IsThereError
         incoming = _Incoming(partial, version, progress)
         patience = _Patience(CONTENT_WAITS_S)
         while incoming.missing_bytes > 0:
@@ -142,9 +164,6 @@ def download(
                 hint="Try again. If it happens again, a proxy or mirror between here and the hub "
                 "changes the content.",
             )
-    if version.sha256 is not None:
-        with os_errors(blob):
-            remember_sha256(blob, version.sha256, blob.stat())
 
 
 class _Incoming:

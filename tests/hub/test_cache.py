@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from huggingface_hub import hf_hub_download, scan_cache_dir, try_to_load_from_cache
 
 from dsmops.errors import SourceError, TransferError
+from dsmops.files import replace_atomically
 from dsmops.hub import cache, fetch, in_cache, plan_download
 from dsmops.hub.settings import read_settings
 from dsmops.hub.source import FileVersion, HubFile
@@ -147,6 +149,18 @@ def test_a_file_system_without_links_keeps_plain_copies(
     assert len(hub.requests) == before
 
 
+def test_a_commit_is_recorded_when_another_process_records_an_older_one(tmp_path: Path) -> None:
+    """Or dies before it has recorded its own."""
+    ref = cache.repo_folder(tmp_path, WEIGHTS.repo) / "refs" / WEIGHTS.revision
+    with ThreadPoolExecutor(1) as pool:
+        with replace_atomically(ref) as other:
+            recorded = pool.submit(cache.remember_commit, tmp_path, WEIGHTS, "b" * 40)
+            time.sleep(0.05)
+            other.write(b"a" * 40)
+        recorded.result(10)
+    assert ref.read_text() == "b" * 40
+
+
 @pytest.mark.parametrize("name", ["../../../home/me/.bashrc", "", "..", "a/b", "x" * 200, "a\0b"])
 def test_a_hostile_hub_cannot_choose_paths(name: str, tmp_path: Path) -> None:
     """An ETag or a commit that is not a plain name is refused before anything is written."""
@@ -163,6 +177,7 @@ def test_looking_into_the_cache_is_cheap() -> None:
     """
     code = """
 import sys
+import time
 from dsmops.hub import in_cache, plan_download
 from dsmops.hub.source import parse_source
 assert in_cache(parse_source("hf://org/repo/model.safetensors")) is None

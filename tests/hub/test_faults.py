@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from dsmops.errors import SourceError, TransferError
-from dsmops.hub import fetch, in_cache, plan_download
+from dsmops.errors import SourceError, TargetBusyError, TransferError
+from dsmops.files import partial_path, replace_atomically
+from dsmops.hub import cache, fetch, in_cache, plan_download, resolve, transfer
 from dsmops.hub.settings import read_settings
 from dsmops.hub.source import HubFile
-from dsmops.progress import SilentProgress
+from dsmops.progress import SILENT, SilentProgress
 from tests.hub.conftest import StartHub
 from tests.support.hub_server import Fault
 
@@ -92,15 +93,28 @@ class Told(SilentProgress):
 
     def __init__(self) -> None:
         self.lines: list[str] = []
+        self.amounts: list[int] = []
         self.came = threading.Event()
+
+    def advance(self, amount: int) -> None:
+        self.amounts.append(amount)
 
     def announce(self, lines: Iterable[str]) -> None:
         self.lines += lines
         self.came.set()
 
 
-def test_several_that_fetch_the_same_file_at_once_all_have_it(start_hub: StartHub) -> None:
+def no_links(self: Path, target: str | Path) -> None:
+    raise PermissionError(1, "Operation not permitted")
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_several_that_fetch_the_same_file_at_once_all_have_it(
+    has_links: bool, start_hub: StartHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As the parts of an array do that begin at the same time: it is downloaded once."""
+    if not has_links:
+        monkeypatch.setattr(Path, "symlink_to", no_links)
     hub = start_hub({"org/repo": {WEIGHTS.filename: CONTENT[:40_000]}})
     hub.faults.append(Fault("GET /cdn", pause_s=0.02))
     with ThreadPoolExecutor(3) as threads:
@@ -109,6 +123,34 @@ def test_several_that_fetch_the_same_file_at_once_all_have_it(start_hub: StartHu
     assert {one[WEIGHTS].read_bytes() for one in fetched} == {CONTENT[:40_000]}
     assert sum("cdn" in request.path for request in hub.requests) == 1
     assert leftovers() == []
+
+
+def test_a_file_that_came_before_the_lock_is_not_fetched_again(start_hub: StartHub) -> None:
+    hub = start_hub({"org/repo": {WEIGHTS.filename: CONTENT[:40_000]}})
+    plan = plan_download([WEIGHTS])
+    fetch(plan)
+    hub.requests.clear()
+    transfer.download(WEIGHTS, plan.files[0].version, plan.settings, SILENT)
+    assert hub.requests == []
+    assert leftovers() == []
+
+
+def test_a_process_that_holds_a_file_and_adds_nothing_is_not_waited_for(
+    start_hub: StartHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be stopped, or its lock is left of a machine that is gone."""
+    monkeypatch.setattr(resolve, "_STILL_S", 0.3)
+    start_hub({"org/repo": {WEIGHTS.filename: CONTENT[:40_000]}})
+    plan, told = plan_download([WEIGHTS]), Told()
+    blob = cache.blob_path(plan.settings.cache, WEIGHTS, plan.files[0].version.etag)
+    with replace_atomically(blob, resume=True) as held:
+        held.write(CONTENT[:1000])
+        with pytest.raises(TargetBusyError, match=r"added nothing to it for 0\.3 s") as busy:
+            fetch(plan, progress=told)
+        held.write(CONTENT[1000:40_000])
+    assert str(partial_path(blob)) in busy.value.message
+    assert told.amounts == [1000]
+    assert fetch(plan)[WEIGHTS].read_bytes() == CONTENT[:40_000]
 
 
 def test_a_killed_download_is_resumed_by_the_next_run(start_hub: StartHub) -> None:

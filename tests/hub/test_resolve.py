@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from dsmops import files
 from dsmops.errors import DiskFullError, IntegrityError, SourceError, TransferError
-from dsmops.hub import DownloadPlan, fetch, in_cache, list_files, plan_download, read_head
+from dsmops.hub import DownloadPlan, cache, fetch, in_cache, list_files, plan_download, read_head
 from dsmops.hub.settings import read_settings
 from dsmops.hub.source import HubFile
 from dsmops.progress import SilentProgress
@@ -203,13 +204,27 @@ def test_no_room_is_noticed_before_the_first_byte(start_hub: StartHub) -> None:
     """
     hub = start_hub({"org/repo": CONTENT})
     plan = plan_download([WEIGHTS])
-    huge = DownloadPlan((replace(plan.files[0], fetch_bytes=1 << 60),), plan.settings)
+    version = replace(plan.files[0].version, size_bytes=1 << 60)
+    huge = DownloadPlan((replace(plan.files[0], version=version),), plan.settings)
     hub.requests.clear()
     with pytest.raises(DiskFullError) as full:
         fetch(huge)
     assert full.value.need_bytes == 1 << 60
     assert full.value.free_bytes is not None
     assert hub.requests == []
+
+
+def test_what_another_process_has_downloaded_meanwhile_needs_no_room(
+    start_hub: StartHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two that begin at the same time each plan the whole file, and it takes its room once."""
+    start_hub({"org/repo": CONTENT})
+    plan = plan_download([WEIGHTS])
+    blob = cache.blob_path(plan.settings.cache, WEIGHTS, plan.files[0].version.etag)
+    blob.parent.mkdir(parents=True)
+    files.partial_path(blob).write_bytes(CONTENT[WEIGHTS.filename][:-10])
+    monkeypatch.setattr(files, "free_bytes", lambda _: 10)
+    assert fetch(plan)[WEIGHTS].read_bytes() == CONTENT[WEIGHTS.filename]
 
 
 def test_a_moved_branch_is_noticed_only_when_asked(start_hub: StartHub) -> None:

@@ -41,7 +41,7 @@ def local_checkpoint(
         return file
     plan = plan_download([file])
     if file.filename.endswith(INDEX_SUFFIX) and (download or not plan.fetch_bytes):
-        plan = plan_download([file, *_shards(file, fetch(plan)[file]).values()])
+        plan = plan_download([file, *_shards(file, fetch(plan, progress=progress)[file]).values()])
     if plan.fetch_bytes and not download:
         raise SourceError(
             f"{source} is not in the cache: {plan.fetch_bytes:,} bytes must be downloaded first,"
@@ -74,7 +74,7 @@ def locate(source: str) -> Path | HubFile:
     return path
 
 
-def source_headers(source: str) -> dict[str, Header]:
+def source_headers(source: str, *, progress: Progress = SILENT) -> dict[str, Header]:
     """Return the headers of the checkpoint that an `hf://` source names, by file name.
 
     There is one, or one of each shard of an index. They come from the cache where it has the files,
@@ -87,7 +87,7 @@ def source_headers(source: str) -> dict[str, Header]:
     file = _parse_checkpoint(source)
     if not file.filename.endswith(INDEX_SUFFIX):
         return {PurePosixPath(file.filename).name: read_hub_header(file)}
-    shards = _shards(file, fetch(plan_download([file]))[file])
+    shards = _shards(file, fetch(plan_download([file]), progress=progress)[file])
     return {name: read_hub_header(shard) for name, shard in shards.items()}
 
 
