@@ -32,11 +32,12 @@ class Form:
 
     file: BinaryIO
     fields: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    """Without empty values, which count as omitted."""
     file_bytes: int = 0
 
     def text(self, name: str, default: str = "") -> str:
-        """Return the last value of a field; an empty one counts as omitted."""
-        return (self.fields[name][-1] if self.fields.get(name) else "") or default
+        """Return the last value of a field."""
+        return self.fields[name][-1] if self.fields.get(name) else default
 
     def choice(self, name: str, choices: Sequence[str], default: str) -> str:
         """Return the value of a field that has few. Raises as `require_choice`."""
@@ -94,7 +95,9 @@ class _Reader:
                 await self._read_file(part, clock)
             else:
                 name = (part.name or "").removesuffix("[]")
-                self._form.fields[name].append(await self._read_field(part, name, clock))
+                value = await self._read_field(part, name, clock)
+                if value:  # else as if it were omitted
+                    self._form.fields[name].append(value)
         else:
             raise Refusal(400, f"the form has more than {_MOST_PARTS} parts")
         if not self._form.file_bytes:

@@ -79,11 +79,12 @@ class _Asked:
                 param="input",
                 code="string_above_max_length",
             )
-        form = _string(body, "response_format", _DEFAULT_FORMAT)
+        form = _string(body, "response_format", "") or _DEFAULT_FORMAT
         self.format = StreamFormat(require_choice("response_format", form, tuple(StreamFormat)))
-        form = _string(body, "stream_format", "audio")
+        form = _string(body, "stream_format", "") or "audio"
         self.has_events = require_choice("stream_format", form, _STREAM_FORMATS) == "sse"
-        if body.get("speed", 1.0) != 1.0:
+        speed = body.get("speed", 1.0)
+        if isinstance(speed, bool) or speed != 1.0:
             raise Refusal(
                 400,
                 "speed must be 1.0: these models have one pace",
