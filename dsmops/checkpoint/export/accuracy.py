@@ -121,8 +121,13 @@ class Errors:
         self.classes = [a + b for a, b in zip(self.classes, other.classes, strict=True)]
 
 
-@cache
 def _ones(count: int) -> NDArray[np.float32]:
+    # Few sizes are kept: without its NaNs a block has any number of values.
+    return _kept_ones(1 << count.bit_length())[:count]
+
+
+@cache
+def _kept_ones(count: int) -> NDArray[np.float32]:
     import numpy as np
 
     return np.ones(count, np.float32)

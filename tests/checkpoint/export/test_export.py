@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 
 from dsmops.checkpoint import read_header
 from dsmops.checkpoint.export import Runtime, export, is_current, plan_export
-from dsmops.checkpoint.export.accuracy import MAGNITUDES
+from dsmops.checkpoint.export.accuracy import MAGNITUDES, Errors
 from dsmops.checkpoint.export.outcome import carry_out
 from dsmops.checkpoint.export.verification import is_export, verify_export
 from dsmops.checkpoint.gguf import ALIGNMENT, read_gguf_header
@@ -139,6 +140,22 @@ def test_the_report_counts_the_errors_of_all_values(
     below = [float((errors <= np.float32(bound)).mean()) for bound in MAGNITUDES]
     assert np.cumsum(shares)[:-1] == pytest.approx(below)
     assert sum(shares) == pytest.approx(1)
+
+
+def test_values_that_are_not_finite_take_no_memory() -> None:
+    """Without them every block of a tensor has another number of values."""
+    values, errors = np.ones(10_000, np.float32), Errors()
+    errors.note(values, values)
+    tracemalloc.start()
+    try:
+        for place in range(100):
+            values[place] = np.nan
+            errors.note(values, values)
+        kept_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept_bytes < 200_000
+    assert errors.not_finite == sum(range(101))
 
 
 def test_the_same_source_gives_the_same_bytes(source: Path, tmp_path: Path) -> None:
