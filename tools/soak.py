@@ -238,15 +238,22 @@ class _Held:
         self._pool = Pool(job, 1)
         self._opened, self._errors = self._pool.open(HELD)
         self._report: Report | None = None
+        self._failure: Exception | None = None
 
     def run(self, seconds: float) -> None:
         """Hold the streams for so long, and close them."""
-        with self._pool:
-            self._report = self._pool.measure(0.0, seconds, GRACE_S)
-            self._pool.close()
+        try:
+            with self._pool:
+                self._report = self._pool.measure(0.0, seconds, GRACE_S)
+                self._pool.close()
+        except Exception as exc:  # noqa: BLE001 `report` tells it
+            self._failure = exc
 
     def report(self, tally: Tally) -> str:
         """Return their lag, and count what they lost as failures."""
+        if self._failure is not None:
+            tally.fail(f"held streams failed: {self._failure!r}")
+            return ""
         if self._report is None or self._opened < HELD:
             tally.fail(f"held streams did not open: {dict(self._errors)}")
             return ""
