@@ -18,6 +18,7 @@ _GONE = ("down", "drain", "fail", "maint", "powered", "power_down", "unknown", "
 
 
 _ENDED = re.compile(r"srun: error: \S+: tasks? \S+: (Exited with exit code|Terminated|Killed)")
+"""What `srun` adds to the messages of a command that failed."""
 
 
 class SlurmNodes:

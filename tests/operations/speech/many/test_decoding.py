@@ -17,7 +17,7 @@ from typing import BinaryIO
 import numpy as np
 import pytest
 
-from dsmops.audio import frames, open_audio, write
+from dsmops.audio import LevelMeter, frames, open_audio, write
 from dsmops.errors import CredentialsError, FileAccessError, InputError, ResourceError, SourceError
 from dsmops.operations.speech.many import decoding, inputs
 from dsmops.operations.speech.many.ahead import PIECE_FRAMES
@@ -87,6 +87,15 @@ def _send_nonsense(connection: Connection, _: int) -> None:
     signal.pause()
 
 
+def _die_with_a_piece_sent(connection: Connection, _: int) -> None:
+    connection.send("started")
+    number, _ = connection.recv()
+    connection.send((number, PIECE_FRAMES, SourceFacts(LevelMeter().levels, None), False))
+    with decoding._socket_of(connection) as samples:
+        samples.sendall(np.ones((PIECE_FRAMES, 1920), np.float32).data)
+    os._exit(7)
+
+
 def _fail(connection: Connection, open_files: int) -> None:
     def fail(_: Connection) -> None:
         raise LookupError("of a test")
@@ -154,6 +163,21 @@ def test_a_bug_in_a_decoder_is_shown_and_ends_no_run(
         assert source.facts.error.code == "audio.decoder"
     if serve is _fail:
         assert "LookupError: of a test" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_what_a_decoder_sent_before_it_died_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding, "_serve", _die_with_a_piece_sent)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    with decoders(8) as processes:
+        source = processes.open(recording(tmp_path, 21.0))
+        # Dead, with its piece on the way.
+        processes.all[0].process._process.join()
+        assert len(list(source.frames())) == PIECE_FRAMES
+        assert source.facts.error is not None
+        assert source.facts.error.code == "audio.decoder"
 
 
 @pytest.mark.slow
