@@ -214,10 +214,10 @@ def test_no_room_is_noticed_before_the_first_byte(start_hub: StartHub) -> None:
     assert hub.requests == []
 
 
-def test_what_another_process_has_downloaded_meanwhile_needs_no_room(
+def test_what_another_process_has_downloaded_meanwhile_needs_no_space(
     start_hub: StartHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two that begin at the same time each plan the whole file, and it takes its room once."""
+    """Two that begin at the same time each plan the whole file, and it takes its space once."""
     start_hub({"org/repo": CONTENT})
     plan = plan_download([WEIGHTS])
     blob = cache.blob_path(plan.settings.cache, WEIGHTS, plan.files[0].version.etag)
