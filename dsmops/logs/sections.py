@@ -18,11 +18,11 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from dsmops.errors import InputError
 from dsmops.files import os_errors
@@ -38,6 +38,7 @@ SECTION_BYTES = 16 << 20
 """A smaller section is not worth a process, which costs some 20 ms."""
 
 _MOST_SECTIONS = 8
+_HELD = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 _LOOK_BYTES, _NEAR_BYTES = 256 << 10, 64 << 10
 _RECORD = re.compile(rb"(?<=\n)(?:\x1b\[2m)?20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z.*\n")
 
@@ -138,18 +139,17 @@ def processors() -> int:
 def _plan(source: str, cuts: Callable[[int, int], Iterable[int | None]]) -> list[Section]:
     """Return the sections of a source. `cuts` finds where they begin, by descriptor and size."""
     path = local_path(source)
+    # Sections are read in forked processes. To fork beside other threads could lock a child
+    # forever.
+    if source == STDIN or sys.platform != "linux" or threading.active_count() != 1:
+        return []
     try:
+        # Before it is opened: closing a named pipe again would end the process that writes to it.
+        if not stat.S_ISREG(path.stat().st_mode):
+            return []
         with path.open("rb", buffering=0) as file:
             status = os.fstat(file.fileno())
-            # Sections are read in forked processes. To fork beside other threads could lock a
-            # child forever.
-            several = (
-                source != STDIN
-                and stat.S_ISREG(status.st_mode)
-                and sys.platform == "linux"
-                and threading.active_count() == 1
-            )
-            if not several or is_compressed(os.pread(file.fileno(), MAGIC_BYTES, 0)):
+            if is_compressed(os.pread(file.fileno(), MAGIC_BYTES, 0)):
                 return []
             begins = sorted({0, *filter(None, cuts(file.fileno(), status.st_size))})
     except OSError:  # `open_source` will tell.
@@ -184,34 +184,93 @@ def _begins_record(line: bytes) -> bool:
     return Reader(Clock()).line(line.removesuffix(b"\n")).record is not None
 
 
+class Child(NamedTuple):
+    """A forked process, and the pipe that its results come from."""
+
+    pid: int
+    results: BinaryIO
+
+    def end(self) -> None:
+        """Leave no process and no pipe behind.
+
+        Where SIGCHLD is ignored, the system has removed a process that ended by itself.
+        """
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+        with suppress(ChildProcessError):
+            os.waitpid(self.pid, 0)
+        self.results.close()
+
+
+def forked(work: Callable[[int], object], siblings: Iterable[Child] = ()) -> Child:
+    """Return a new process that runs `work` with the descriptor for its results, and then ends.
+
+    It never returns to the caller's code. Call it within `signals_held`. `siblings` are the
+    processes that were forked before and still run.
+
+    Raises:
+        OSError: the system gives no process or no pipe.
+    """
+    results, theirs = os.pipe()
+    try:
+        pid = os.fork()
+    except OSError:
+        os.close(results)
+        os.close(theirs)
+        raise
+    if pid == 0:
+        try:
+            # A pipe breaks only when no process holds its reading end.
+            for inherited in (results, *(each.results.fileno() for each in siblings)):
+                os.close(inherited)
+            work(theirs)
+        finally:
+            os._exit(0)
+    os.close(theirs)
+    return Child(pid, os.fdopen(results, "rb"))
+
+
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Hold signals back while processes are forked, so that each is known before one is handled.
+
+    The forked processes keep these signals blocked: a handler would run the parent's code there.
+    The parent ends them.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class SectionAtWork:
     """A section that another process formats into a file of its own."""
 
     def __init__(self, section: Section, formatter: Formatter) -> None:
         self.section = section
         self.output: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 closed by `end`
-        self._results, results = os.pipe()
+        self._child: Child | None = None
         parent = os.getpid()
-        self._pid = os.fork()
-        if self._pid == 0:
-            _work(section, formatter, self.output, results, parent)
-        os.close(results)
+        with suppress(OSError):  # `totals` says that there is no process.
+            self._child = forked(
+                lambda results: _work(section, formatter, self.output, results, parent)
+            )
 
     def totals(self) -> FormatTotals | None:
         """Wait for the process and return what it came to.
 
-        None where it failed, and the section has to be formatted here.
+        None where it failed or never started, and the section has to be formatted here.
         """
-        with os.fdopen(self._results, "rb", closefd=False) as file:
-            data = file.read()
+        data = self._child.results.read() if self._child else b""
         self.output.seek(0)
         return pickle.loads(data) if data else None  # noqa: S301 written by our own child
 
     def end(self) -> None:
         """Leave no process and no file behind."""
-        os.kill(self._pid, signal.SIGKILL)
-        os.waitpid(self._pid, 0)
-        os.close(self._results)
+        if self._child:
+            self._child.end()
         self.output.close()
 
 
@@ -223,7 +282,8 @@ def at_work(sections: list[Section], formatter: Formatter) -> Iterator[list[Sect
     """
     working: list[SectionAtWork] = []
     try:
-        working.extend(SectionAtWork(section, formatter) for section in sections)
+        with signals_held():
+            working.extend(SectionAtWork(section, formatter) for section in sections)
         yield working
     finally:
         for section in working:
@@ -233,17 +293,11 @@ def at_work(sections: list[Section], formatter: Formatter) -> Iterator[list[Sect
 def _work(
     section: Section, formatter: Formatter, output: BinaryIO, results: int, parent: int
 ) -> None:
-    """Format a section in the child, and end the child in any case.
-
-    The parent sees results or none.
-    """
-    try:
-        for block in cut_blocks(section.chunks()):
-            if os.getppid() != parent:  # It was killed, and will not read the results.
-                return
-            output.write(formatter.feed(block))
-        output.write(formatter.flush())
-        output.flush()
-        os.write(results, pickle.dumps(formatter.totals()))
-    finally:
-        os._exit(0)
+    """Format a section in the child. The parent sees results or none."""
+    for block in cut_blocks(section.chunks()):
+        if os.getppid() != parent:  # It was killed, and will not read the results.
+            return
+        output.write(formatter.feed(block))
+    output.write(formatter.flush())
+    output.flush()
+    os.write(results, pickle.dumps(formatter.totals()))

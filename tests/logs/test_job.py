@@ -2,9 +2,11 @@
 go.
 """
 
+import errno
 import gzip
 import os
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -283,6 +285,44 @@ def test_a_part_that_fails_is_formatted_again(
     run(path, tmp_path / "again")
     assert (tmp_path / "again").read_bytes() == (tmp_path / "out").read_bytes()
     assert _children() == before
+
+
+@pytest.mark.usefixtures("_small_sections")
+def test_a_part_whose_process_cannot_start_is_formatted_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system refuses all processes but the first; and no descriptor is left open."""
+    path = tmp_path / "log"
+    path.write_bytes("\n".join(LOGS["mixed"]).encode())
+    run(path, tmp_path / "out")
+    fork, forks = os.fork, []
+
+    def refused() -> int:
+        forks.append(1)
+        if len(forks) > 1:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return fork()
+
+    monkeypatch.setattr(os, "fork", refused)
+    before = len(os.listdir("/proc/self/fd"))
+    run(path, tmp_path / "again")
+    assert len(forks) == 3
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert (tmp_path / "again").read_bytes() == (tmp_path / "out").read_bytes()
+
+
+@pytest.mark.usefixtures("_small_sections")
+def test_parts_are_formatted_where_ended_processes_are_not_kept(tmp_path: Path) -> None:
+    """As with `trap '' CHLD` in the shell."""
+    path = tmp_path / "log"
+    path.write_bytes("\n".join(LOGS["mixed"]).encode())
+    run(path, tmp_path / "out")
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        run(path, tmp_path / "again")
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert (tmp_path / "again").read_bytes() == (tmp_path / "out").read_bytes()
 
 
 def _children() -> set[str]:

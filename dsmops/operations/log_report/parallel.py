@@ -1,32 +1,30 @@
 """Big plain logs read by several processes, to the batches that one reader would give.
 
 A file is cut where one of its blocks ends and a record follows, see `plan_block_sections`. Each
-process reads every Nth section, and this one takes their batches in the order of the log. So
-whatever goes on over an edge (streams, runs, what a service is behind) is followed here, by one
-`Collector`. Of the reader itself nothing goes on over such an edge, but for containers of docker
-compose, wrappers, and times without a zone: where one of them turns up, the log has to be read by
-one process.
+process reads every Nth section, and this one takes their batches in the order of the log.
+
+One `Collector` follows streams and runs across sections. A reader carries over only containers,
+wrappers and times without a zone. Where one of these occurs, one process reads the log.
 """
 
 from __future__ import annotations
 
 import os
 import pickle
-import signal
 import threading
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from queue import Queue
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 from dsmops.errors import DsmopsError
-from dsmops.logs.sections import Section, processors, sizes_from
+from dsmops.logs.sections import Child, Section, forked, processors, signals_held, sizes_from
 from dsmops.logs.wrappers import AUTO, NONE
 from dsmops.operations.log_report.events import Batch
 from dsmops.operations.log_report.log_reader import Learned, LogReader
 
 _MOST_WAITING = 8
-"""So many batches a process prepares before they are taken. It bounds the memory."""
+"""How many batches a process may queue."""
 
 
 class NotInSectionsError(DsmopsError):
@@ -49,15 +47,18 @@ class SectionReaders:
     ) -> None:
         """`sections` are those of all logs, in their order."""
         self._sections, self._times = sections, (since, until)
-        self._processes: list[tuple[int, BinaryIO]] = []
-        """Process ids, and where their batches come from."""
+        self._processes: list[Child] = []
+        """Empty where the system gives no process."""
         self._taken = 0
 
     def __enter__(self) -> SectionReaders:
         count = min(processors(), len(self._sections)) if self._sections else 0
         try:
-            for number in range(count):
-                self._start(self._sections[number::count])
+            with signals_held():
+                for number in range(count):
+                    self._start(self._sections[number::count])
+        except OSError:  # `batches` says that the logs have to be read by one process.
+            self.end()
         except BaseException:
             self.end()
             raise
@@ -67,28 +68,23 @@ class SectionReaders:
         self.end()
 
     def _start(self, sections: Sequence[Section]) -> None:
-        results, theirs = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            # A pipe breaks only when no process holds its reading end.
-            for inherited in (results, *(file.fileno() for _, file in self._processes)):
-                os.close(inherited)
-            _work(sections, self._times, theirs)
-        os.close(theirs)
-        self._processes.append((pid, os.fdopen(results, "rb")))
+        child = forked(lambda results: _work(sections, self._times, results), self._processes)
+        self._processes.append(child)
 
     def batches(self, sections: Sequence[Section]) -> Iterator[Batch]:
         """Yield what the next sections tell, which are those of one log.
 
         Raises:
-            NotInSectionsError: it has to be read by one process. The readers are of no more use.
+            NotInSectionsError: it has to be read by one process. The caller must end the readers.
         """
+        if not self._processes:
+            raise NotInSectionsError("no process has started")
         has_local_times = False
         for place, _ in enumerate(sections, start=1):
-            _, file = self._processes[self._taken % len(self._processes)]
+            results = self._processes[self._taken % len(self._processes)].results
             self._taken += 1
             try:
-                while isinstance(item := pickle.load(file), Batch):  # noqa: S301 of our own child
+                while isinstance(item := pickle.load(results), Batch):  # noqa: S301 of our own child
                     yield item
             except (EOFError, pickle.UnpicklingError) as exc:
                 raise NotInSectionsError("a process has failed") from exc
@@ -99,17 +95,15 @@ class SectionReaders:
 
     def end(self) -> None:
         """Leave no process behind."""
-        for pid, file in self._processes:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-            file.close()
+        for child in self._processes:
+            child.end()
         self._processes.clear()
 
 
 def _work(
     sections: Sequence[Section], times: tuple[datetime | None, datetime | None], results: int
 ) -> None:
-    """Read sections in the child, and end the child in any case."""
+    """Read sections in the child."""
     waiting: Queue[bytes | None] = Queue(_MOST_WAITING)
 
     def write() -> None:
@@ -122,18 +116,15 @@ def _work(
         finally:
             os._exit(0)
 
-    try:
-        writer = threading.Thread(target=write)
-        writer.start()
-        learned = Learned()
-        for section in sections:
-            wrapper = NONE if section.begin else AUTO
-            reader = LogReader(*times, learned=learned, wrapper=wrapper)
-            for batch in reader.read(section.chunks(sizes=sizes_from(section.begin))):
-                waiting.put(pickle.dumps(batch, pickle.HIGHEST_PROTOCOL))
-            end = _End(reader.knows_containers, reader.clock_guessed, reader.has_local_times)
-            waiting.put(pickle.dumps(end))
-        waiting.put(None)
-        writer.join()
-    finally:
-        os._exit(0)
+    writer = threading.Thread(target=write)
+    writer.start()
+    learned = Learned()
+    for section in sections:
+        wrapper = NONE if section.begin else AUTO
+        reader = LogReader(*times, learned=learned, wrapper=wrapper)
+        for batch in reader.read(section.chunks(sizes=sizes_from(section.begin))):
+            waiting.put(pickle.dumps(batch, pickle.HIGHEST_PROTOCOL))
+        end = _End(reader.knows_containers, reader.clock_guessed, reader.has_local_times)
+        waiting.put(pickle.dumps(end))
+    waiting.put(None)
+    writer.join()

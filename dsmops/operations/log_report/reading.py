@@ -69,13 +69,14 @@ def _collected(
             for log in logs:
                 collector.begin_log(log.name)
                 if sections[log]:
-                    before = deepcopy(collector)
+                    before, bar = deepcopy(collector), _Advance(progress)
                     try:
-                        _take(collector, readers.batches(sections[log]), progress)
+                        _take(collector, readers.batches(sections[log]), bar)
                         continue
                     except NotInSectionsError:
                         readers.end()
                         sections, collector = {log: [] for log in logs}, before
+                        progress.advance(-bar.moved_bytes)
                 with log.open(_Advance(progress), on_note) as chunks:
                     reader = LogReader(since, until, learned=learned)
                     _take(collector, reader.read(gathered(chunks)))
@@ -97,10 +98,12 @@ def _take(collector: Collector, batches: Iterator[Batch], progress: Progress = S
 
 
 class _Advance(SilentProgress):
-    """Moves a bar that others have begun."""
+    """Moves a bar that others have begun, and counts by how much."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
+        self.moved_bytes = 0
 
     def advance(self, amount: int) -> None:
+        self.moved_bytes += amount
         self._progress.advance(amount)

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import os
 import random
+import re
 import signal
+import subprocess
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dsmops.logs import blocks, sections, wrappers
-from dsmops.logs.sections import Section
+from dsmops.logs.sections import Section, plan_block_sections
 from dsmops.operations.log_report import LogReport, parallel, read_logs
 from dsmops.operations.log_report.events import Batch
+from dsmops.progress import SILENT, Progress, SilentProgress
 from tests.logs.server_logs import server_log
 from tests.operations.log_report.test_reading import line, made_up
 
@@ -27,8 +31,8 @@ SIZES = [(500, 4000), (777, 30_000)]
 
 
 @pytest.fixture(params=SIZES, ids=str)
-def read(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Read:
-    """Read a log in as many sections as it has; return the report, and of how many it was made."""
+def _small_sections(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut small logs too, for three processes."""
     first, later = request.param
     monkeypatch.setattr(blocks, "FIRST_BLOCK_BYTES", first)
     monkeypatch.setattr(blocks, "BLOCK_BYTES", later)
@@ -36,8 +40,17 @@ def read(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Rea
     # Not even a short first section may turn out to be wrapped.
     monkeypatch.setattr(wrappers, "_LINES_TO_DETECT", 2)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(3))
-    # Threads of other tests hold no lock that the children need.
+
+
+@pytest.fixture
+def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut beside threads of other tests, which hold no lock that the children need."""
     monkeypatch.setattr(threading, "active_count", lambda: 1)
+
+
+@pytest.fixture
+def read(_small_sections: None, _alone: None, monkeypatch: pytest.MonkeyPatch) -> Read:
+    """Read a log in as many sections as it has; return the report, and of how many it was made."""
     made_of: list[int] = []
     batches = parallel.SectionReaders.batches
 
@@ -135,7 +148,7 @@ def test_sections_of_real_logs(
     assert most > 1
 
 
-@pytest.mark.parametrize("kind", ["containers later", "wrapped", "gzip", "crlf"])
+@pytest.mark.parametrize("kind", ["containers later", "wrapped", "gzip"])
 def test_logs_that_one_process_must_read(
     kind: str, read: Read, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,30 +162,211 @@ def test_logs_that_one_process_must_read(
             for each in text.splitlines(keepends=True)
         )
     data = text.encode()
-    if kind == "crlf":
-        data = data.replace(b"\n", b"\r\n")
     path = tmp_path / "log.a"
     path.write_bytes(gzip.compress(data) if kind == "gzip" else data)
     report, made_of = read(path)
     assert report == by_one_process(path, monkeypatch)
-    assert bool(made_of) == (kind == "crlf")
+    assert made_of == []
     assert report.steps is not None
 
 
-def test_a_process_that_fails_is_made_good(
+def test_sections_of_lines_that_end_with_crlf(
     read: Read, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "log.a"
+    path.write_bytes(made_up(300).encode().replace(b"\n", b"\r\n"))
+    report, made_of = read(path)
+    assert report == by_one_process(path, monkeypatch)
+    assert len(made_of) == 1
+    assert report.steps is not None
+
+
+@pytest.mark.usefixtures("_small_sections")
+def test_nothing_is_cut_beside_other_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To fork beside them could lock a child forever."""
+    path = tmp_path / "log.a"
+    path.write_text(made_up(300))
+    with monkeypatch.context() as patch:
+        patch.setattr(threading, "active_count", lambda: 1)
+        assert len(plan_block_sections(str(path))) > 1
+    done = threading.Event()
+    thread = threading.Thread(target=done.wait)
+    thread.start()
+    try:
+        assert plan_block_sections(str(path)) == []
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_named_pipes_are_opened_once(tmp_path: Path) -> None:
+    """To open and close one while planning would end the process that writes to it."""
+    path = tmp_path / "log.a"
+    path.write_text(made_up(300))
+    pipes = [tmp_path / "log.1", tmp_path / "log.2"]
+    for pipe in pipes:
+        os.mkfifo(pipe)
+    command = ("sh", "-c", 'exec cat "$0" > "$1"', str(path))
+    writers = [subprocess.Popen([*command, str(pipe)]) for pipe in pipes]
+    try:
+        report = read_logs(pipes)
+        assert [writer.wait(10) for writer in writers] == [0, 0]
+    finally:
+        for writer in writers:
+            writer.kill()
+            writer.wait()
+    alone = read_logs([path]).steps
+    assert alone is not None
+    assert report.steps is not None
+    assert report.steps.count == 2 * alone.count
+
+
+@pytest.fixture
+def killed(read: Read, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Kill the process of the last section in the middle of it, after two batches were taken.
+
+    Return the ids of the processes killed.
+    """
+    chunks, batches = Section.chunks, parallel.SectionReaders.batches
+    ended: list[int] = []
+
+    def stuck(
+        section: Section, progress: Progress = SILENT, *, sizes: Iterable[int] | None = None
+    ) -> Iterator[bytes]:
+        for chunk in chunks(section, progress, sizes=sizes):
+            yield chunk
+            if section.end is None:
+                signal.pause()
+
+    def cut_short(readers: parallel.SectionReaders, parts: Sequence[Section]) -> Iterator[Batch]:
+        processes = readers._processes
+        for number, batch in enumerate(batches(readers, parts), start=1):
+            yield batch
+            if number == 2:
+                ended.append(processes[(len(parts) - 1) % len(processes)].pid)
+                os.kill(ended[-1], signal.SIGKILL)
+
+    monkeypatch.setattr(Section, "chunks", stuck)
+    monkeypatch.setattr(parallel.SectionReaders, "batches", cut_short)
+    return ended
+
+
+def test_a_log_is_read_again_when_a_process_fails(
+    read: Read, killed: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process is killed in the middle: the log is read once more, and counts once."""
     path = tmp_path / "log.a"
     path.write_text(made_up(400))
-    start = parallel.SectionReaders._start
-
-    def started(readers: parallel.SectionReaders, parts: Sequence[Section]) -> None:
-        start(readers, parts)
-        if len(readers._processes) == 2:
-            os.kill(readers._processes[1][0], signal.SIGKILL)
-
-    monkeypatch.setattr(parallel.SectionReaders, "_start", started)
     report, made_of = read(path)
+    assert len(killed) == 1
     assert made_of == []
     assert report == by_one_process(path, monkeypatch)
+
+
+class Bar(SilentProgress):
+    """Adds up what it gets."""
+
+    total: int | None = None
+    moved = 0
+
+    def start(self, label: str, total: int | None, unit: str = "bytes") -> None:
+        self.total = total
+
+    def advance(self, amount: int) -> None:
+        self.moved += amount
+
+
+def test_progress_counts_a_log_once_when_a_process_fails(killed: list[int], tmp_path: Path) -> None:
+    path = tmp_path / "log.a"
+    path.write_text(made_up(400))
+    bar = Bar()
+    read_logs([path], progress=bar)
+    assert len(killed) == 1
+    assert bar.moved == bar.total == path.stat().st_size
+
+
+@pytest.mark.parametrize("call", ["fork", "pipe"])
+def test_a_log_is_read_when_the_system_refuses_a_process(
+    call: str, read: Read, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one: one process reads the log, and no descriptor is left open."""
+    path = tmp_path / "log.a"
+    path.write_text(made_up(400))
+    real, calls = getattr(os, call), []
+
+    def refused() -> object:
+        calls.append(call)
+        if len(calls) == 2:
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return real()
+
+    before = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, refused)
+        report, made_of = read(path)
+    assert len(calls) == 2
+    assert made_of == []
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert report == by_one_process(path, monkeypatch)
+
+
+def test_a_log_is_read_where_ended_processes_are_not_kept(
+    read: Read, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with `trap '' CHLD` in the shell."""
+    path = tmp_path / "log.a"
+    path.write_text(made_up(400))
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        report, made_of = read(path)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert len(made_of) == 1
+    assert report == by_one_process(path, monkeypatch)
+
+
+@pytest.mark.usefixtures("_small_sections", "_alone")
+def test_a_child_never_runs_the_code_of_its_parent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C at its very begin ends it, and the parent reads the log alone."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(parallel, "_work", interrupted)
+    path, mark, parent = tmp_path / "log.a", tmp_path / "mark", os.getpid()
+    path.write_text(made_up(300))
+    planned = plan_block_sections(str(path))
+    try:
+        with (
+            parallel.SectionReaders(planned, None, None) as readers,
+            pytest.raises(parallel.NotInSectionsError),
+        ):
+            list(readers.batches(planned))
+    finally:
+        if os.getpid() != parent:
+            mark.touch()
+            os._exit(1)
+    assert not mark.exists()
+
+
+@pytest.mark.usefixtures("_small_sections", "_alone")
+def test_signals_end_no_child_before_its_parent_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A handler would run the parent's code in the child. The parent's own mask is as before."""
+    monkeypatch.setattr(parallel, "_work", lambda *_: signal.pause())
+    path = tmp_path / "log.a"
+    path.write_text(made_up(300))
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    with parallel.SectionReaders(plan_block_sections(str(path)), None, None) as readers:
+        statuses = [Path(f"/proc/{pid}/status").read_text() for pid, _ in readers._processes]
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+    assert len(statuses) == 3
+    wanted = sum(1 << number - 1 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+    for status in statuses:
+        [blocked] = re.findall(r"SigBlk:\s*(\w+)", status)
+        assert int(blocked, 16) & wanted == wanted
