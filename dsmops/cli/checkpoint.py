@@ -275,7 +275,7 @@ def write_export(
 
     With `check` the target is verified. Ends the command with exit code 1 where it differs.
     """
-    from dsmops.checkpoint.export import Runtime, plan_export
+    from dsmops.checkpoint.export import Runtime, can_resume, plan_export
     from dsmops.checkpoint.export.outcome import carry_out
     from dsmops.checkpoint.plan import require_apart
     from dsmops.cli.views.export import show_export
@@ -298,7 +298,7 @@ def write_export(
                 progress=out.progress(),
             )
         except (KeyboardInterrupt, SystemExit):
-            if plan.journal_path.exists():
+            if can_resume(plan):
                 out.note("stopped; the same command goes on with the tensors that are left")
             raise
         if file is not None:

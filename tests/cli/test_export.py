@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from dsmops.checkpoint.export import writing
 from dsmops.cli.app import app
 from tests.support.cli import dsmops
 from tests.support.synthetic import write_checkpoint
@@ -141,17 +143,44 @@ def test_mistakes_get_one_sentence_and_a_way_out(
 def test_ctrl_c_says_that_the_same_command_goes_on(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where finished tensors are noted; nothing is promised where none are."""
+    """Where finished tensors are noted for this export, which the next run then keeps.
+
+    Nothing is promised where none are: an empty journal, one of another export, or a partial file
+    of another size.
+    """
+    promise = "the same command goes on"
+    target = tmp_path / "m.gguf"
+    journal, partial = (tmp_path / f".m.gguf.dsmops-{name}" for name in ("journal", "partial"))
+    arguments = ["export", "--to", "gguf", str(model), str(target)]
+    note = writing._Journal.note
 
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dsmops.checkpoint.export.outcome.carry_out", stop)
-    target = tmp_path / "m.gguf"
-    arguments = ["export", "--to", "gguf", str(model), str(target)]
-    assert "goes on" not in CliRunner().invoke(app, arguments).output
-    (tmp_path / ".m.gguf.dsmops-journal").touch()
-    assert "the same command goes on" in CliRunner().invoke(app, arguments).output
+    def note_and_stop(*args: Any) -> None:
+        note(*args)
+        stop()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writing, "_JOURNAL_BYTES", 1)
+        patch.setattr(writing._Journal, "note", note_and_stop)
+        assert promise in CliRunner().invoke(app, arguments).output
+    noted, complete = journal.read_text(), partial.read_bytes()
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dsmops.checkpoint.export.outcome.carry_out", stop)
+        assert promise in CliRunner().invoke(app, arguments).output
+        another = noted.replace(noted.splitlines()[0], '"another key"')
+        for text, data in (("", complete), (another, complete), (noted, complete[:-1])):
+            journal.write_text(text)
+            partial.write_bytes(data)
+            assert promise not in CliRunner().invoke(app, arguments).output
+        journal.unlink()
+        assert promise not in CliRunner().invoke(app, arguments).output
+
+    journal.write_text(noted)
+    partial.write_bytes(complete)
+    assert json.loads(run(*arguments, "--json")[1])["resumed_tensors"] == 1
 
 
 def test_an_export_is_no_source_for_other_commands(model: Path, tmp_path: Path) -> None:

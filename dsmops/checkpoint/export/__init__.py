@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from dsmops.checkpoint.export.plan import QUANTS, ExportPlan, Runtime, plan_export
 from dsmops.checkpoint.export.record import ExportReport, is_current
-from dsmops.checkpoint.export.writing import export
+from dsmops.checkpoint.export.writing import can_resume, export
 
 __all__ = [
     "QUANTS",
     "ExportPlan",
     "ExportReport",
     "Runtime",
+    "can_resume",
     "export",
     "is_current",
     "plan_export",

@@ -26,7 +26,13 @@ from dsmops.checkpoint.export.record import ExportReport, save
 from dsmops.checkpoint.reading import ShardReader
 from dsmops.checkpoint.record import FileRecord
 from dsmops.errors import DsmopsError, TensorRangeError
-from dsmops.files import open_regular, replace_atomically, require_free_space, sha256
+from dsmops.files import (
+    open_regular,
+    partial_path,
+    replace_atomically,
+    require_free_space,
+    sha256,
+)
 from dsmops.progress import SILENT, Progress
 
 BLOCK_VALUES = 130_048
@@ -237,9 +243,7 @@ class _Journal:
     @classmethod
     def open(cls, plan: ExportPlan, fd: int) -> _Journal:
         """Return the journal of a partial target, with what an earlier run left in it."""
-        known = dict(_read_notes(plan.journal_path, plan.key))
-        if os.fstat(fd).st_size != plan.target_bytes:
-            known = {}
+        known = _kept(plan, os.fstat(fd).st_size)
         if not known:
             # Not a leftover of this plan.
             os.ftruncate(fd, 0)
@@ -269,6 +273,21 @@ class _Journal:
             file.flush()
             os.fsync(file.fileno())
         self._waiting, self._waiting_bytes = [], 0
+
+
+def can_resume(plan: ExportPlan) -> bool:
+    """Return whether the next `export` of this plan keeps tensors of one that was stopped."""
+    try:
+        return bool(_kept(plan, partial_path(plan.target).stat().st_size))
+    except OSError:
+        return False
+
+
+def _kept(plan: ExportPlan, partial_bytes: int) -> dict[str, TensorErrors]:
+    """Return the tensors that are complete in a partial target of this plan, by name."""
+    if partial_bytes != plan.target_bytes:
+        return {}
+    return dict(_read_notes(plan.journal_path, plan.key))
 
 
 def _read_notes(path: Path, key: str) -> Iterator[tuple[str, TensorErrors]]:
