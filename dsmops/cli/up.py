@@ -99,12 +99,12 @@ def up(
     )
     served = {one.get("id") for one in server.models}
     others = [name for name in names if served and name not in served]
-    differs = f"does not serve {', '.join(others)}" if others else ""
+    differs = [f"does not serve {', '.join(others)}"] if others else []
     if server.url and typed(ctx, "port") and port not in (0, urlsplit(server.url).port):
-        differs = f"listens on {server.url}, not on port {port}"
+        differs.append(f"listens on {server.url}, not on port {port}")
     if differs and not server.is_new:
         raise TargetBusyError(
-            f"the server that runs {differs}",
+            f"the server that runs {' and '.join(differs)}",
             hint="`dsmops down` ends it; then start another.",
             code="up.running",
         )

@@ -13,7 +13,11 @@ from pathlib import Path
 
 import jwt
 import pytest
+from typer.testing import CliRunner
 
+from dsmops.cli.app import app
+from dsmops.errors import TargetBusyError
+from dsmops.operations.up.control import Server, look
 from dsmops.operations.up.record import (
     ServerRecord,
     folder,
@@ -164,6 +168,8 @@ def test_another_process_with_the_same_number_is_not_the_server() -> None:
         folder().mkdir(parents=True)
         write_record(ServerRecord(other.pid, "0", "http://x", "c", "l", (), "2026-01-01T00:00:00Z"))
         assert read_record() is None
+        # What became of the server is not known: its number is now that of another process.
+        assert "it ended, was killed, or the machine restarted); its log is l" in look().reason
         assert dsmops("down").stdout == "no server runs\n"
         assert other.poll() is None
         write_record(
@@ -173,6 +179,21 @@ def test_another_process_with_the_same_number_is_not_the_server() -> None:
         )
         assert read_record() is not None
         other.kill()
+
+
+def test_another_model_and_another_port_are_told_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The user asked for both, and mends both in one go."""
+    server = Server(running=True, ready=True, url="http://127.0.0.1:8080", models=({"id": "tiny"},))
+    monkeypatch.setattr("dsmops.operations.up.control.start", lambda *_, **__: server)
+    arguments = ["up", "--model", "stt-1b-en_fr", "--port", "1"]
+    refused = CliRunner().invoke(app, arguments)
+    assert isinstance(refused.exception, TargetBusyError)
+    assert str(refused.exception) == (
+        "the server that runs does not serve stt-1b-en_fr and listens on http://127.0.0.1:8080,"
+        " not on port 1"
+    )
 
 
 def test_two_at_once_are_refused() -> None:

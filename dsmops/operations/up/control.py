@@ -128,8 +128,8 @@ def look() -> Server:
     reason, last = "no server of `dsmops up` runs", records.read_last()
     if last is not None:
         reason += (
-            f": process {last.pid}, started {last.started_at}, was killed or ended by itself;"
-            f" what it said is in {last.log}"
+            f": process {last.pid}, started {last.started_at}, no longer runs (it ended, was"
+            f" killed, or the machine restarted); its log is {last.log}"
         )
     return Server(running=False, ready=False, reason=reason)
 
