@@ -58,7 +58,7 @@ def with_capacity(
             " --config, and the answer has how many streams fit, and what idle slots cost."
         )
     else:
-        # Only who names a model or a card waits for what planning needs.
+        # Imported only when a model is known: planning is slow to import.
         from dsmops.operations.log_report.planned import capacity_plan
 
         plan = capacity_plan(known, known.model, _batch(report) or known.batch_size, _used(report))

@@ -53,7 +53,7 @@ def find_logs(sources: Sequence[Path | str], options: StoreOptions | None = None
     logs: list[Log] = []
     for source in map(str, sources):
         if _STORE.match(source):
-            # Only who reads from a store waits for what it needs.
+            # Imported only for stores, which need more libraries.
             from dsmops.operations.log_report.stored import stored_logs
 
             logs += stored_logs(source, options)

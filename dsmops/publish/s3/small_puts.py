@@ -3,7 +3,7 @@
 The library takes 1.0 ms of processor time for a put, while holding the interpreter's lock: the
 endpoint rules, header dictionaries, two passes of signing, response parsing. Ten thousand small
 logs then take longer than with a compiled tool, however many threads send. A put by this module
-takes 0.2 ms.
+takes 0.3 ms: 0.35 ms measured, and 0.81 × that since headers and body go out in one piece.
 
 It is only a fast path. The first small put of a run goes through the library, and what it sent
 (address, constant headers, region of the signature) is the pattern for the others. Whatever is not
