@@ -1,6 +1,7 @@
 """Patterns for secrets that statements of SQL, command lines and protocols hold.
 
-A hint is the pattern as seen on a line whose digits all read 0, see `rules`.
+A hint matches every line in which its pattern finds something, with all digits of the line as 0,
+see `rules`.
 
 Sources: the manuals of the named programs; RFC 1939 and 959 (`PASS`), 3501 (`LOGIN`), and 4954
 (`AUTH`).
@@ -10,11 +11,24 @@ from __future__ import annotations
 
 from dsmops.logs.vendor_keys import BARE_WORD, MOST_CHARS, argument
 
-# A quote within is doubled, or escaped. Behind a backslash the statement itself is a string.
+# What a sentence goes on with after the word for a secret, in place of the secret.
+_SENTENCE = r"""
+    (?! (?i: is|was|are|has|had|may|must|should|can|cannot|will|not|for|of|and|or|too|empty
+          |missing|required|expired|invalid|incorrect|wrong|mismatch|changed|reset|accepted|rejected
+          |disabled|enabled|done|ok|failed|failure|succeeded|success|successful|completed|denied
+          |error ) (?![\w-]) )
+"""
+# A quoted text, a word with a digit, or eight characters: what shorter words say is a sentence.
+_LIKELY = r"""(?= \\*["'] | \S{0,99}\d | \S{8} )"""
+_SAYS_WHY = (
+    r"(?! (?i: may|must|should|can|cannot|is|was ) \s (?i: not|be|too|empty|required|invalid )\b )"
+)
+# A quote within is doubled, or escaped. If a backslash precedes the quote, the whole statement is
+# inside a string.
 _SQL_STRING = rf"""
-    (?: ' (?P<single> (?: [^'\\] | '' | \\. ){{1,{MOST_CHARS}}}+ ) '
-      | " (?P<double> (?: [^"\\] | "" | \\. ){{1,{MOST_CHARS}}}+ ) "
-      | \\++["'] (?P<string> [^"'\\]{{1,{MOST_CHARS}}}+ ) \\++["'] )
+    (?: ' {_SAYS_WHY} (?P<single> (?: [^'\\] | '' | \\. ){{1,{MOST_CHARS}}}+ ) '
+      | " {_SAYS_WHY} (?P<double> (?: [^"\\] | "" | \\. ){{1,{MOST_CHARS}}}+ ) "
+      | \\++["'] {_SAYS_WHY} (?P<string> [^"'\\]{{1,{MOST_CHARS}}}+ ) \\++["'] )
 """
 SQL_PASSWORD = rf"""
     (?<!\w) (?i: identified \s{{1,3}} (?: with \s{{1,3}} \S{{1,64}} \s{{1,3}} )? (?: by | as )
@@ -28,7 +42,7 @@ SQL_PASSWORD_HINT = r"(?i:identified|password)\b"
 
 _TAKES_STDIN = r"""
     (?: --password-stdin | --with-token | --stdin | --passphrase-fd | chpasswd
-      | sudo\s(?:-\w\s)?-S )
+      | sudo\s(?:-\w\s(?:[\w.-]{1,40}\s)??){0,3}-S )
 """
 COMMAND_SECRET = rf"""
     (?<![\w-]) (?: echo | printf ) \s (?: -\w\s | ["']?%s(?:\\+n)?["']?\s )?
@@ -50,7 +64,7 @@ COMMAND_SECRET = rf"""
   | (?<![\w-]) wifi[ ]connect[ ] \S{{1,64}} \s password \s {argument("wifi")}
   | (?<![\w-]) ssh-keygen[ ] [^|;&\n]{{0,200}}? (?<=[ ])-[NP][ ] {argument("phrase")}
   | (?<![\w-]) zip[ ] [^|;&\n]{{0,200}}? (?<=[ ])-P[ ]? {argument("zip")}
-  | (?<![\w-]) 7z[az]?[ ] [^|;&\n]{{0,200}}? (?<=[ ])-p {argument("archive")}
+  | (?<![\w-]) 7z[az]?[ ] [^|;&\n]{{0,200}}? (?<=[ ])-p {_LIKELY} {argument("archive")}
   | \#\#vso\[task\.setvariable\s
       (?= [^\]\n]{{0,200}} (?:issecret=true|(?i:key|token|secret|password)) )
       [^\]\n]{{0,200}} \] (?P<variable> \S+ )
@@ -60,22 +74,32 @@ COMMAND_SECRET_NEEDLES = (
     "kv put", "storepass", "keypass", "wpa_pass", "wifi ", "ssh-keygen", "zip ", "0z", "##vso",
 )  # fmt: skip
 COMMAND_SECRET_HINT = (
-    r"(?:echo|printf)\s[^|\n]+\||<<<|secret set |put-parameter|(?:vault|cargo) login|twine upload"
+    r"--(?:password-)?stdin|--with-token|--passphrase-fd|chpasswd|sudo\s|<<<"
+    r"|secret set |put-parameter|(?:vault|cargo) login|twine upload"
     r"|(?:composer|poetry) config|kv put|(?:store|key)pass\s|wpa_passphrase|wifi connect|ssh-keygen"
-    r"|zip .*-P|0z[az]? |##vso"
+    r"|zip |0z[az]? |##vso"
 )
 
+# `main.rs:5432:...` is a place in a file, not a host and its port.
+_FILE_SUFFIX = (
+    "(?:rs|py|pyx|c|cc|cpp|cxx|h|hpp|cu|cuh|js|jsx|ts|tsx|go|java|kt|rb|php|sh|sql|log|txt|md|toml"
+    "|ya?ml|json|xml|html?|cfg|conf|ini)"
+)
 PROTOCOL_SECRET = rf"""
     "AUTH" \s (?: "[^"\s]{{1,64}}" \s )? " (?P<redis> [^"]{{1,{MOST_CHARS}}} ) "
-  | (?<![\w-]) (?: requirepass | masterauth ) \s{{1,3}} (?!["']{{2}}) {argument("setting")}
+  | (?<![\w-]) (?: requirepass | masterauth ) \s{{1,3}} (?!["']{{2}}) {_SENTENCE} {_LIKELY}
+      {argument("setting")}
   | (?<![\w-]) AUTH \s (?: PLAIN | LOGIN | XOAUTH2 ) \s (?P<mail> [\w+/]{{8,}}={{0,2}} )
-  | (?<![\w-]) [A-Za-z]{{1,4}}\d{{1,6}} \s LOGIN \s \S{{1,200}} \s {argument("mailbox")}
-  | (?: --+> | >>> | C: ) \s PASS \s (?P<pass> \S+ )
-  | ^ \s{{0,20}} AUTH \s (?P<auth> (?=\S{{0,99}}\d) [^\s"']{{6,}} ) \s* $
+  | (?<![\w-]) [A-Za-z]{{1,4}}\d{{1,6}} \s LOGIN \s \S{{1,200}} \s {_SENTENCE} {_LIKELY}
+      {argument("mailbox")}
+  | (?: ^ | (?<=\|[ ]) | (?<=Z[ ]) | (?<=[ ][FP][ ]) ) \s{{0,20}}
+      (?: --+> | >>> | C: ) \s PASS \s (?P<pass> \S+ ) \s* $
+  | ^ \s{{0,20}} AUTH \s {_SENTENCE} (?P<auth> (?=\S{{0,99}}\d) [^\s"']{{6,}} ) \s* $
   | (?<![\w-]) username \s \S{{1,64}} (?: \s privilege \s \d{{1,2}} )? \s (?:password|secret) \s
-      (?: \d \s )? {argument("router", BARE_WORD)}
+      (?: \d \s )? {_SENTENCE} {_LIKELY} {argument("router", BARE_WORD)}
   | (?<![\w-]) snmp-server \s community \s {argument("community", BARE_WORD)}
-  | ^ (?: [\w.*-]{{1,253}} : (?:5432|5433|6432|\*) | \* : \d{{1,5}} )
+  | ^ (?! [\w.*-]{{1,253}} \. {_FILE_SUFFIX} : )
+      (?: [\w.*-]{{1,253}} : (?:5432|5433|6432|\*) | \* : \d{{1,5}} )
       : [\w.*-]{{1,64}} : [\w.*-]{{1,64}} : (?P<pgpass> \S{{1,256}} ) $
 """
 PROTOCOL_SECRET_NEEDLES = (

@@ -16,6 +16,7 @@ import unicodedata
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property, partial
+from itertools import islice
 from typing import NamedTuple
 
 _ROUNDS = 4
@@ -101,10 +102,12 @@ _SIGNS = (*"\\%#^&[", '""')
 """What a disguise of printable ASCII characters has in it."""
 
 MESSAGE = re.compile(
-    r'[{,]\s?"(?:log|message|msg|MESSAGE|line|text)"\s?(?::|=>)\s?"(?P<inner>(?:[^"\\]|\\.)*+)'
+    r'[{,]\s?"(?:(?:log|message|msg|MESSAGE)|(?P<other>line|text))"\s?(?::|=>)\s?"(?P<inner>(?:[^"\\]|\\.)*+)'
 )
 CSV_CELL = re.compile(r'(?:^|,)"(?P<inner>\{(?:[^"]|"")*+)')
 """Where the line of another program stands in JSON, and JSON in a cell of CSV."""
+MOST_WITHIN = 16
+"""Lines of other programs that are looked at in one line."""
 JSON_TOKEN = re.compile(
     r'\\(?:(?P<same>["\\/])|u(?P<u4>[0-9a-fA-F]{4})|(?P<tab>t)|(?P<space>[nrbf]))'
 )
@@ -217,33 +220,41 @@ def views(text: str) -> Iterator[View]:
 
 
 def lines_within(text: str) -> Iterator[View]:
-    """Yield the line of another program that a line holds in JSON, or in JSON in a cell of CSV.
+    """Yield the lines of other programs that a line holds in JSON, or in JSON in cells of CSV.
 
-    Where it is disguised, first without its disguise.
+    A message comes before what may be a number of a line. Where one is disguised, it comes first
+    without its disguise.
     """
-    view, inner = None, _line_within(_whole(text))
-    for _ in range(_ROUNDS):
-        if inner is None:
-            break
-        view, inner = inner, _line_within(inner)
-    if view is not None:
-        bare = _resolved(view, _BARE)
-        if bare is not view:
-            yield bare
+    if "{" in text:
+        for view in islice(_innermost(_whole(text), _ROUNDS), MOST_WITHIN):
+            bare = _resolved(view, _BARE)
+            if bare is not view:
+                yield bare
+            yield view
+
+
+def _innermost(view: View, rounds: int) -> Iterator[View]:
+    within = list(_lines_within(view)) if rounds else []
+    for inner in within:
+        yield from _innermost(inner, rounds - 1)
+    if not (within or view.is_line):
         yield view
 
 
-def _line_within(view: View) -> View | None:
+def _lines_within(view: View) -> Iterator[View]:
     text = view.text
-    if '"{""' in text and (found := CSV_CELL.search(text)):
-        reading = _OF_CSV
-    elif "{" in text and (found := MESSAGE.search(text, text.index("{"))):
-        reading = _OF_JSON
+    if '"{""' in text:
+        reading, found = _OF_CSV, list(islice(CSV_CELL.finditer(text), MOST_WITHIN))
     else:
-        return None
-    begin, end = found.span("inner")
-    inner = reading.token.sub(reading, text[begin:end]).rstrip()
-    return View(inner, partial(_pieces_of, view, reading, begin, end))
+        found = []
+    if not found and "{" in text:
+        reading = _OF_JSON
+        found = list(islice(MESSAGE.finditer(text, text.index("{")), MOST_WITHIN))
+        found.sort(key=lambda match: match["other"] is not None)
+    for match in found:
+        begin, end = match.span("inner")
+        inner = reading.token.sub(reading, text[begin:end]).rstrip()
+        yield View(inner, partial(_pieces_of, view, reading, begin, end))
 
 
 class _Reading:

@@ -67,11 +67,13 @@ _RULES_WITHOUT_NEEDLE = sum(1 << place for place, rule in enumerate(RULES) if no
 _OPEN_NEEDLES = [*map(_as_latin, OPEN_NEEDLES)]
 SECRET_RULES = frozenset({"aws", "cookie", "authorization", "key", "jwt", "token", "pem"})
 """Rules whose findings give access to something. The others find people and what they said."""
+WITHIN = "within "
+"""Begins the kind of a block that a line within a line opened, see `disguise.lines_within`."""
 MOST_PASSES = 8
 _FEW_KEYS = 32
 _MOST_KEPT, _LONGEST_KEPT, _MOST_LONG = 4096, 1000, 4
-"""Entries of a cache, and the length of a line in one: caches stay small on any log. Of longer
-lines the last few."""
+"""Entries of a cache, and the length of a line in one: caches stay small on any log. The
+last is how many longer shapes are kept."""
 
 
 def shape_of(text: bytes) -> bytes:
@@ -306,19 +308,20 @@ class Redactor:
 
     def _look_at(self, text: str, looks: _Looks) -> _Known:
         plain = unveil(text) if looks.disguised else text
-        within = next(lines_within(text), None)
+        within = list(lines_within(text))
         if (
             looks.disguised
             and not looks.rules
             and not self.looks(_shape(plain)).loud_undisguised
-            and not (within and self.looks(_shape(within.text)).loud_undisguised)
+            and not any(self.looks(_shape(view.text)).loud_undisguised for view in within)
             and not has_more_views(text)
         ):
             return _Known(text, (), opens_pem=False, opens=None)
         may_open = looks.may_open or plain is not text
         opens = None
         if may_open:
-            opens = (opened_block(within.text) if within else None) or opened_block(plain)
+            inner = opened_block(within[0].text) if within else None
+            opens = WITHIN + inner if inner else opened_block(plain)
         shown, hits = self._apply(text, disguised=looks.disguised)
         return _Known(
             shown,
@@ -382,9 +385,12 @@ class Redactor:
         return _edited(text, edits, view)
 
     def _inside_block(self, text: str, kind: str) -> str:
-        view = next(chain(lines_within(text), views(text)), None)
+        # What a collector holds in JSON goes on in JSON; other lines are whole lines.
+        is_within, kind = kind.startswith(WITHIN), kind.removeprefix(WITHIN)
+        view = next(chain(lines_within(text) if is_within else (), views(text)), None)
         edits = block_edits(kind, view.text if view else text, self._pseudonym)
-        self._open_block = next_block(kind, edits)
+        following = next_block(kind, edits)
+        self._open_block = WITHIN + following if following and is_within else following
         if not edits:
             return text
         self.counts["text" if "text" in kind.split(" ")[:2] else "key"] += len(edits)

@@ -16,7 +16,7 @@ import ipaddress
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 from dsmops.logs.commands import (
@@ -114,7 +114,7 @@ _TIME = (
     rf" | [A-Z][a-z]{{2}}\s{_STAMP}\s[A-Z]\w{{1,5}} | \[\s{{0,8}}\d{{1,9}}\.\d{{6}}\] )"
 )
 PREFIX = re.compile(
-    rf"""(?: \s* (?:
+    rf"""(?: ^ (?: \d{{1,6}}: | [ ]{{0,5}}\d{{1,6}}\t ) )? (?: \s* (?:
         {_STAMP} \s (?: stdout | stderr ) \s [FP] (?:\s|$)
       | {_STAMP} \s+ (?:TRACE|DEBUG|INFO|WARN|ERROR) \s [A-Za-z_][\w:]{{0,100}}: (?: \s \S{{1,300}}:\d{{1,9}}: )?
       | {_STAMP} \s+ (?:TRACE|DEBUG|INFO|NOTICE|WARN(?:ING)?|ERROR|CRITICAL) \s+ [\w.:]{{1,100}} (?: \s- | : ) (?=\s)
@@ -124,11 +124,12 @@ PREFIX = re.compile(
       | {_STAMP} (?=\s)
       | \[ 20\d\d-\d\d-\d\d \s [^\]]{{1,60}} \] \s \[[^\]\s]{{1,9}}\] \s \[[^\]\s]{{1,100}}\] (?: \s \S{{1,300}}:\d{{1,9}}: )?
       | \[pod/[^\]\s]{{1,300}}\] | <\d{{1,3}}> (?: 1 \s )? | [\w./@-]{{1,100}} \s{{0,100}} \|(?=\s|$)
-      | [+>|;*#-]{{1,3}} (?=[\s"'\w/<]|$) | // | /\* | \d{{1,6}} (?: - (?=\s) | : | \t )
+      | [+>|;*#-]{{1,3}} (?=[\s"'\w/<]|$) | // | /\* | \d{{1,6}} [:-] (?=\s)
     ) ){{0,6}} \s*""",
     re.ASCII | re.VERBOSE,
 )
-"""What collectors, mail, diffs, comments and servers put before a line of something longer."""
+"""What collectors, mail, diffs, comments and servers put before a line of something longer; at the
+start of the line also numbers of `grep -n` and `cat -n`."""
 
 # --- values behind names --------------------------------------------------------------------------
 # `name=value`, `name: value`, `"name": "value"`, `("name", "value")`, `name("value")`,
@@ -380,10 +381,10 @@ _PARAMETER = rf"""
 """
 # `curl -u user:password`.
 _USER_OPTION = r"""
-    (?<![\w-]) (?: -[uU] \s? | --(?:proxy-)?user [\s=] ) (?:
-        \\*" (?P<double> [^\s":<]{1,64} : [^"\\\n]{1,4096} ) \\*"
-      | \\*' (?P<single> [^\s':<]{1,64} : [^'\\\n]{1,4096} ) \\*'
-      | ["']? (?P<user> [^\s"':<]{1,64} : [^\s"']{1,256} ) )
+    (?<![\w-]) (?: -u \s? | curl \s [^|;&\n]{0,400}? (?<=\s) -U \s? | --(?:proxy-)?user [\s=] ) (?:
+        \\*" (?P<double> (?: (?!<(?:key|ip|email|user):) [^\s":] ){1,64} : [^"\\\n]{1,4096} ) \\*"
+      | \\*' (?P<single> (?: (?!<(?:key|ip|email|user):) [^\s':] ){1,64} : [^'\\\n]{1,4096} ) \\*'
+      | ["']? (?P<user> (?: (?!<(?:key|ip|email|user):) [^\s"':] ){1,64} : [^\s"']{1,256} ) )
 """
 # `machine host login user password secret` of netrc.
 _NETRC = r"\b login \s{1,3} \S{1,100} \s{1,3} password \s{1,3} (?P<bare> \S+ )"
@@ -515,7 +516,7 @@ _AWS_ID = (
 )
 _AWS_PRIVATE = r"(?<![\w/+=.-]) [A-Za-z0-9/+]{40} (?![\w/+=])"
 _USERINFO = r"""
-    (?<=://) (?P<userinfo> [^\s/@:"'<>\[]{0,256} :
+    (?<=://) (?P<userinfo> (?!\[) [^\s/@:"'<>]{0,256} : (?! (?:https?|wss?) / )
         (?: [^\s/@"'<>] | ["'](?=[\w!\#$%^*+=.-]) | (?<!:) @ (?=[^\s/@"'<>]{1,256}@) | (?<!\d) / (?=[^\s/@"'<>]{1,256}@) ){1,256}
       | [\w.~%-]{20,256} ) (?=@)
 """
@@ -740,7 +741,7 @@ RULES: tuple[Rule, ...] = (
         _PARAMETER,
         _key,
     ),
-    Rule("key", ("://",), r"://[^\s/@:]*(?::[^\s@]*)?@", _USERINFO, _key),
+    Rule("key", ("://",), r"://[^\s/@:]*+(?::(?:[^\s@:]|:(?!//))*+)?@", _USERINFO, _key),
     Rule("key", ("-u", "user"), r"-[uU]\s?\S{1,260}:|user[\s=]", _USER_OPTION, _key),
     Rule("key", ("password",), r"password\s", _NETRC, _key),
     Rule("key", _NAMED_NEEDLES, _PLACED_HINT, _PLACED, _secret),
@@ -910,7 +911,7 @@ _OPENS = (
     rf"""|["'`*]{{0,3}}\s*(?:[,;\t)]|{_BARS}|\s\s\w)|["'`*]{{0,3}}\s*+$"""
 )
 OPEN_HINT = (
-    rf"""(?:^|")\s*+\{{.*(?:{_NAME_WORDS})|=>\sarray\s*$|login\s+\S+\s*$|{_FOLLOWING_HINT}"""
+    rf"""^(?=\s*+\{{|.*"\s*+\{{)(?=.*(?:{_NAME_WORDS}))|=>\sarray\s*$|login\s+\S+\s*$|{_FOLLOWING_HINT}"""
     rf"|(?=[acdhjknopsty])(?:{_NAME_WORDS}|texts?|prompt|transcripts?)(?:{_OPENS})"
 )
 """A line on which a list of secrets, or a value of the next line, may begin, in lower case."""
@@ -920,7 +921,10 @@ OPEN_HINT = (
 _SCALAR = re.compile(r":\s{1,9}(?:[!&]\S{1,40}\s{1,9})*[|>][+-]?\d?[+-]?\s*(?:#.*)?$", re.ASCII)
 QUOTES = "\"'"
 MOST_HERE_LINES = 64
-"""Of a here-document whose end never came."""
+"""Most lines that a here-document without an end may take."""
+_STAMPED = re.compile(rf"""\s*(?:\[?{_STAMP}[\s\]]|\{{"timestamp":\s?"20\d\d-)""", re.ASCII)
+"""A line of a server. It ends a block whose lines bear no time."""
+_PARTS_OF_PREFIX = re.compile(r"(?P<number>\d+)|(?P<blank>\s+)|[^\d\s]+", re.ASCII)
 
 
 def _indent(text: str, begin: int) -> int:
@@ -936,8 +940,9 @@ def opened_block(text: str) -> str | None:
 
     `key` and `text` are lists, or values on lines of their own; `value` is the value of the name
     that this line holds, as in the environment of a Kubernetes manifest; `line` is the next line,
-    as after an option; `until` and more are the lines of a here-document, `scalar` and more those
-    of a block of YAML, which are indented deeper than its name; `word` is the next line that holds anything,
+    as after an option; `until`, how many lines are left, the last word and a pattern of what stands
+    before each line are a here-document; `scalar`, `key` or `text`, the indentation of the name and
+    that pattern are a block of YAML; `word` is the next line that holds anything,
     where that is one word; `part` is that line whatever it holds, as in a form; `columns` and more
     are those cells of the rows that follow, see `_opened_columns`.
     """
@@ -948,12 +953,13 @@ def opened_block(text: str) -> str | None:
         if pattern.search(text):
             found = kind
     if found and _SCALAR.search(inner):
-        return f"scalar {found} {_indent(text, begin)}"
+        return f"scalar {found} {_indent(text, begin)} {_prefix_pattern(text, begin)}"
     if found:
         return found
     if named := _NAME_LINE.search(text):
         if here := named["heredoc"]:
-            return f"until {MOST_HERE_LINES} {here.lstrip('<-~').strip(QUOTES)}"
+            word = here.lstrip("<-~").strip(QUOTES)
+            return f"until {MOST_HERE_LINES} {word} {_prefix_pattern(text, begin)}"
         for group, kind in _OPENED_BY:
             if named[group]:
                 return kind
@@ -1083,7 +1089,7 @@ def block_edits(kind: str, text: str, pseudonym: Pseudonym) -> list[Edit] | None
     if kind.startswith("columns "):
         return _row_edits(kind, text, pseudonym)
     if kind.startswith(("scalar ", "until ")):
-        return _whole_line(kind, text, begin, end, pseudonym)
+        return _whole_line(kind, text, pseudonym)
     edit = {"text": _text}.get(kind, _key)
     if kind in ("part", "word") and begin >= end:
         return []
@@ -1113,10 +1119,36 @@ def block_edits(kind: str, text: str, pseudonym: Pseudonym) -> list[Edit] | None
     return None
 
 
-def _whole_line(
-    kind: str, text: str, begin: int, end: int, pseudonym: Pseudonym
-) -> list[Edit] | None:
-    name, what, until = kind.split(" ", 2)
+def _prefix_pattern(text: str, begin: int) -> str:
+    """Return a pattern of what stands before the next lines of a block that begins on this line.
+
+    It is what stands before this line with other numbers and blanks, and nothing where this line
+    has no prefix: then `#`, `+` and numbers are part of the value.
+    """
+    prefix = text[:begin].rstrip()
+    if not prefix:  # A line of a diff that did not change; the next ones may have.
+        return r"[+-](?=\s)" if text.startswith(" ") else ""
+    return "".join(
+        {"number": r"\d+", "blank": r"\s*" if part.start() == 0 else r"\s+"}.get(
+            part.lastgroup or "", re.escape(part[0])
+        )
+        for part in _PARTS_OF_PREFIX.finditer(prefix)
+    )
+
+
+@lru_cache(maxsize=64)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern, re.ASCII)
+
+
+def _whole_line(kind: str, text: str, pseudonym: Pseudonym) -> list[Edit] | None:
+    name, what, until, prefix = kind.split(" ", 3)
+    before = _compiled(prefix).match(text)
+    if not (before and before.end()) and _STAMPED.match(text):
+        return None
+    end = len(text.rstrip())
+    begin = before.end() if before else 0
+    begin += len(text[begin:end]) - len(text[begin:end].lstrip())
     value = text[begin:end]
     if name == "until" and value == until:
         return None
@@ -1132,8 +1164,8 @@ def next_block(kind: str, edits: list[Edit] | None) -> str | None:
     if edits is None or kind in ("value", "line") or (kind in ("part", "word") and edits):
         return None
     if kind.startswith("until "):
-        _, left, until = kind.split(" ", 2)
-        return f"until {int(left) - 1} {until}" if int(left) > 1 else None
+        _, left, rest = kind.split(" ", 2)
+        return f"until {int(left) - 1} {rest}" if int(left) > 1 else None
     return kind
 
 

@@ -257,13 +257,17 @@ class Unwrapper:
         self._open: Open | None = WRAPPERS.get(wrapper)
         self._may_change = wrapper in (AUTO, LATER)
         self._lines_left = _LINES_TO_DETECT if wrapper == AUTO else 0
-        self._parts: dict[str, bytes] = {}
-        self._times: dict[str, datetime | None] = {}
+        self._parts: dict[str, tuple[list[Wrapped], int]] = {}
+        """The parts of lines whose end has not come, and how many bytes they have."""
+        self._omits_ends = False
+        """Whether what collects docker's lines drops their line ends, which mark a line as
+        complete: a line that bears a time of its own came after one without an end."""
         self._program: str | None = None
         """The program whose lines bear a time of their own: the server. Others are named."""
         self._is_padded: bool | None = None
         """Whether each text has a space before it: rsyslog's RFC 5424 template keeps the space
-        after the tag of what came in as RFC 3164. The first line tells."""
+        after the tag of what came in as RFC 3164. A line that bears a time of its own tells; before
+        one comes, the first line."""
 
     @property
     def active(self) -> bool:
@@ -324,36 +328,36 @@ class Unwrapper:
 
     def flush(self) -> bytes:
         """Return the parts of lines whose end has not come."""
-        parts, self._parts = self._parts, {}
-        return b"".join(
-            self._shown(Wrapped(text, self._times.get(key))) for key, text in parts.items()
-        )
+        waiting, self._parts = self._parts, {}
+        return b"".join(self._shown(_joined(parts)) for parts, _ in waiting.values())
 
     def _line(self, raw: bytes) -> list[bytes]:
         found = self._opened(raw)
         if found is None:
             return [raw + b"\n"]
         if found.is_padded is not None:
-            if self._is_padded is None:
+            if self._is_padded is None or found.bears_time():
                 self._is_padded = found.is_padded
             if self._is_padded:
                 found = replace(found, text=found.text.removeprefix(b" "))
-        if found.partial or found.key in self._parts:
-            before = self._parts.pop(found.key, b"")
-            out = []
-            if before and self._open is _docker_json and found.bears_time():
-                # Not a part after all: what collects docker's lines may omit their ends.
-                out = [self._shown(replace(found, text=before, time=self._times.get(found.key)))]
-                before = b""
-            if not before:
-                self._times[found.key] = found.time
-            text = before + found.text
-            if found.partial and len(text) < MAX_LINE_BYTES:
-                self._parts[found.key] = text
-                return out
-            found = replace(found, text=text, time=self._times.get(found.key))
-            return [*out, self._shown(found)]
-        return [self._shown(found)]
+        parts, length = self._parts.pop(found.key, ([], 0))
+        out: list[bytes] = []
+        if self._open is _docker_json:
+            if parts and found.bears_time():
+                # The lines before were no parts of this one.
+                out = [*map(self._shown, parts if found.partial else [_joined(parts)])]
+                parts, length = [], 0
+                self._omits_ends = found.partial
+            elif not found.partial:
+                self._omits_ends = False
+            if self._omits_ends:
+                return [*out, self._shown(found)]
+        parts.append(found)
+        length += len(found.text)
+        if found.partial and length < MAX_LINE_BYTES:
+            self._parts[found.key] = parts, length
+            return out
+        return [*out, self._shown(_joined(parts))]
 
     def _opened(self, raw: bytes) -> Wrapped | None:
         if self._open is not None:
@@ -405,6 +409,11 @@ def is_wrapped(head: bytes) -> bool:
     unwrapper = Unwrapper()
     lines = head.split(b"\n")[:_LINES_TO_DETECT]
     return any(unwrapper._opened(raw) is not None for raw in lines)
+
+
+def _joined(parts: list[Wrapped]) -> Wrapped:
+    """Return the line of these parts, with the time of the first."""
+    return replace(parts[-1], text=b"".join(part.text for part in parts), time=parts[0].time)
 
 
 _TIME = re.compile(rb"^\x1e20[0-9T:.-]{24}Z\x1e", re.MULTILINE)

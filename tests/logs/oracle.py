@@ -19,13 +19,14 @@ from dsmops.logs.disguise import (
     CSV_CELL,
     DISGUISED,
     MESSAGE,
+    MOST_WITHIN,
     PAYLOAD_TOKEN,
     TOKEN,
     has_more_views,
     meaning,
 )
 from dsmops.logs.reader import MOST_SERVICES
-from dsmops.logs.redaction import MIN_VALUE_CHARS, MOST_PASSES
+from dsmops.logs.redaction import MIN_VALUE_CHARS, MOST_PASSES, WITHIN
 from dsmops.logs.rules import (
     PEM_LINES,
     RULES,
@@ -372,9 +373,12 @@ class Oracle:
             self.pem_left = 0 if ended else self.pem_left - bool(edits)
             text = edited(text, edits, seen) if edits else text
         if self.block_kind and not stamped:
-            seen, kind = first_seen(text), self.block_kind
+            kind = self.block_kind.removeprefix(WITHIN)
+            within = WITHIN if kind != self.block_kind else ""
+            seen = first_seen(text) if within else unveiled(text)
             edits = block_edits(kind, seen[0], self.pseudonym)
-            self.block_kind = next_block(kind, edits) or ""
+            following = next_block(kind, edits)
+            self.block_kind = within + following if following else ""
             name = "text" if kind.startswith(("text", "scalar text")) else "key"
             if edits:
                 self.counts[name] = self.counts.get(name, 0) + len(edits)
@@ -382,7 +386,8 @@ class Oracle:
         plain = unveiled(text)[0]
         if PEM_OPEN.search(plain):
             self.pem_left = PEM_LINES
-        opened = [opened_block(seen[0]) for seen in plain_lines_within(text)[:1]]
+        inner = [opened_block(seen[0]) for seen in plain_lines_within(text)[:1]]
+        opened = [WITHIN + kind for kind in inner if kind]
         self.block_kind = next(filter(None, [*opened, opened_block(plain), self.block_kind]), "")
         self.keys = {}
         for _ in range(MOST_PASSES):
@@ -496,20 +501,31 @@ def first_seen(text: str) -> Seen:
 
 
 def plain_lines_within(text: str) -> list[Seen]:
-    """The innermost line in JSON or a cell of CSV, without its disguise and with it."""
-    seen = identity(text)
-    for _ in range(4):
-        shown, places = seen
-        cell = CSV_CELL.search(shown)
-        message = MESSAGE.search(shown, shown.index("{")) if "{" in shown else None
-        if not (found := cell or message):
-            break
-        out, where, at = "", [], found.start("inner")
-        while at < found.end("inner"):
+    """The innermost lines in JSON or cells of CSV, each without its disguise and with it."""
+    lines: list[Seen] = []
+    for seen in innermost(identity(text), 0)[:MOST_WITHIN]:
+        bare = resolved_from(seen, TOKEN)
+        lines += [seen] if bare[0] == seen[0] else [bare, seen]
+    return lines
+
+
+def innermost(seen: Seen, depth: int) -> list[Seen]:
+    shown, places = seen
+    cells = list(CSV_CELL.finditer(shown)) if '"{""' in shown else []
+    at = shown.find("{")
+    found = cells or (list(MESSAGE.finditer(shown, at)) if at >= 0 else [])
+    found = found[:MOST_WITHIN] if depth < 4 else []
+    if not found:
+        return [seen] if depth else []
+    first = [match for match in found if cells or not match["other"]]
+    lines: list[Seen] = []
+    for match in first + [match for match in found if match not in first]:
+        out, where, at = "", [], match.start("inner")
+        while at < match.end("inner"):
             width, char = 1, shown[at]
-            if cell and char == '"':
+            if cells and char == '"':
                 width = 2
-            elif not cell and (spelled := re.match(r"\\(?:u[0-9a-fA-F]{4}|.)", shown[at:])):
+            elif not cells and (spelled := re.match(r"\\(?:u[0-9a-fA-F]{4}|.)", shown[at:])):
                 sign = spelled[0][1]
                 width = len(spelled[0]) if sign in 'u"\\/tnrbf' else 1
                 char = {"t": "\t"}.get(sign, " " if sign in "nrbf" else sign)
@@ -523,11 +539,8 @@ def plain_lines_within(text: str) -> list[Seen]:
                 out += char
                 where.append((places[at][0], places[at + width - 1][1]))
             at += width
-        seen = out.rstrip(), where[: len(out.rstrip())]
-    if seen == identity(text):
-        return []
-    bare = resolved_from(seen, TOKEN)
-    return [seen] if bare[0] == seen[0] else [bare, seen]
+        lines += innermost((out.rstrip(), where[: len(out.rstrip())]), depth + 1)
+    return lines
 
 
 def plain_views(text: str) -> list[Seen]:

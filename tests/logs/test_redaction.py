@@ -670,6 +670,11 @@ LINES: dict[str, Callable[[int], str]] = {
     "blanks after a name": lambda count: "key" + " " * count + "x",
     "line ends after a name": lambda count: 'variable "key"' + "\\n" * count + "]",
     "blanks in a list": lambda count: "token = [\nBearer" + " " * count + "@",
+    "objects after quotes": lambda count: "token x " + '"{' * count,
+    "users that are empty": lambda count: "://:" * count,
+    "echoes": lambda count: "echo " * count,
+    "archives": lambda count: "zip " * count,
+    "messages": lambda count: '{"log":"",' * (count // 4),
     "strings in a list": lambda count: 'token = [\n{"MESSAGE":"' + '"a",' * count + "]",
 }
 

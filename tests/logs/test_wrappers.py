@@ -19,6 +19,7 @@ from tests.logs.wrapping import (
     docker_json,
     docker_json_without_ends,
     journal_json,
+    rsyslog_5424,
 )
 
 KEY = b"a key for tests only"
@@ -123,9 +124,29 @@ def test_the_collectors_time_is_used_where_a_line_has_none() -> None:
 
 def test_lines_of_docker_without_their_ends_are_not_one_line() -> None:
     """What collects docker's objects may drop the line end, which marks a line as complete."""
-    lines = [line for line in log_lines("ansi") if "[2m20" in line]
+    record = DIALECTS["ansi"](Event(START, "INFO", "moshi_server", "src/main.rs", 7, "hello"))
+    panic = ["thread 'main' panicked at src/a.rs:1:2:", "boom", "note: run with x"]
+    lines = [record, *panic, record]
+    texts = [
+        line.split("[-] ")[-1]
+        for line in formatted([*docker_json_without_ends(lines)]).splitlines()
+    ]
+    assert texts[1:4] == panic
+    assert len(texts) == 5
+    lines = log_lines("ansi")
     wrapped = list(docker_json_without_ends(lines))
-    assert formatted(wrapped) == formatted(lines, wrapper="none")
+    assert (
+        unwrapped("".join(f"{line}\n" for line in wrapped).encode())
+        == "".join(f"{line}\n" for line in lines).encode()
+    )
+
+
+def test_padding_is_known_where_a_log_begins_in_a_backtrace() -> None:
+    """What rsyslog put before each text goes from the first line with a time on."""
+    record = DIALECTS["ansi"](Event(START, "INFO", "moshi_server", "src/main.rs", 7, "hello"))
+    wrapped = list(rsyslog_5424(["   0: rust_begin_unwind", record, record]))
+    shown = formatted(wrapped).splitlines()
+    assert shown[1:] == formatted([record, record], wrapper="none").splitlines()
 
 
 def test_other_programs_of_a_syslog_are_named() -> None:
