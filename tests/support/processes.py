@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -73,3 +74,12 @@ def _start(path: Path) -> subprocess.Popen[bytes]:
             raise RuntimeError(f"the fork server did not start: exit {server.poll()}")
         time.sleep(0.02)
     return server
+
+
+def open_pipes() -> set[str]:
+    """Return the pipes that this process has open, by the names that the system gives them."""
+    found = set()
+    for entry in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # Closed meanwhile.
+            found.add(os.readlink(entry))
+    return {name for name in found if name.startswith("pipe:")}
