@@ -264,6 +264,7 @@ class _Process:
 
     def __init__(self, open_files: int) -> None:
         self.has_started = self.is_gone = False
+        """`is_gone`: it takes nothing any more, and what it had is lost."""
         self._lock = threading.Lock()
         """Of what follows, and of the connection."""
         self._asked: dict[int, Future[_Piece]] = {}
@@ -318,7 +319,6 @@ class _Process:
                 while True:
                     self._take_piece()
         finally:
-            self._process.kill()
             with self._lock:
                 self.is_gone = True
                 self._connection.close()
@@ -326,6 +326,7 @@ class _Process:
             for piece in self._asked.values():
                 piece.set_exception(_LostError() if self.has_started else _NotTakenError())
             self._asked.clear()
+            self._process.kill()
             self._process.join()
 
     def _take_piece(self) -> None:
@@ -437,8 +438,8 @@ class Source:
 class Decoders:
     """Processes that decode, each a share of the recordings in work."""
 
-    def __init__(self, all_: Sequence[_Decoder]) -> None:
-        self.all = all_
+    def __init__(self, started: Sequence[_Decoder]) -> None:
+        self.all = started
         self._opened = 0
 
     def open(self, listed: ListedRecording) -> Source:

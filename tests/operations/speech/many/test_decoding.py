@@ -80,6 +80,11 @@ def _die(*_: object) -> None:
     os._exit(7)
 
 
+def _hang_up(connection: Connection, _: int) -> None:
+    connection.close()
+    signal.pause()
+
+
 def _send_nonsense(connection: Connection, _: int) -> None:
     connection.send("started")
     connection.recv()
@@ -130,14 +135,16 @@ def test_processes_that_die_at_their_start_end_the_run(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("serve", [_die, _hang_up])
 def test_a_process_that_dies_at_its_start_takes_no_recording_with_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    serve: Callable[[Connection, int], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Nor one whose pipe closes before it has died."""
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     listed = recording(tmp_path, 1.0)
     with ExitStack() as stack:
         with monkeypatch.context() as patched:
-            patched.setattr(decoding, "_serve", _die)
+            patched.setattr(decoding, "_serve", serve)
             processes = stack.enter_context(decoders(8))
         sources = [processes.open(listed) for _ in range(5)]
         assert [len(list(source.frames())) for source in sources] == [13] * 5
