@@ -16,6 +16,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TypeVar
 
 from dsmops.errors import IntegrityError, TransferError
@@ -121,7 +122,8 @@ def download(
         return
     if version.sha256 is not None:
         blob = cache.blob_path(settings.cache, file, version.etag)
-        with os_errors(blob):
+        # Without links, another process may just have moved it to its snapshot.
+        with os_errors(blob), suppress(FileNotFoundError):
             remember_sha256(blob, version.sha256, blob.stat())
 
 
