@@ -12,6 +12,8 @@ from __future__ import annotations
 import pytest
 
 from dsmops.logs import redact, scan
+from tests.logs.oracle import Options
+from tests.logs.test_formatter import assert_same
 
 KEY = b"a key for tests only"
 S = "Zq7vR2mXk9TbL4wPsN8d"
@@ -411,3 +413,11 @@ CLEAN = [
 def test_lines_without_a_secret_stay(line: str) -> None:
     """What looks like a command or a statement with a secret, and holds none, is not touched."""
     assert redact(line.encode(), KEY).data == line.encode()
+
+
+@pytest.mark.slow
+def test_formatting_them_gives_the_bytes_of_the_plain_way() -> None:
+    """The fast path and the oracle agree on each text, found or not."""
+    texts = [text for text, _ in (*CASES.values(), *NOT_FOUND.values())]
+    for text in texts + CLEAN:
+        assert_same(text.encode(), 1 << 20, Options(key=KEY))
