@@ -119,7 +119,7 @@ case("netrc account", "machine api.example.org\n\tlogin bob\n\tpassword s3cr3tpw
 case("npmrc", f"//registry.example.org/:_password={B}", B)
 case("npmrc2", f"npm notice //npm.pkg.example.com/:_authToken={S}")
 case("npm verbose", f"npm verb cli 6 _auth: '{B}'", B)
-case("pip conf", f"index-url = https://__token__:{S}@pypi.example.org/simple")
+case("pypirc", f"repository = https://__token__:{S}@packages.example.org/legacy/")
 case("pip log", f"Looking in indexes: https://bob:{S}@pkgs.example.org/simple, https://x")
 case("docker config", '{"auths":{"ghcr.io":{"auth":"' + B + '"}}}', B)
 case("docker config ml", '\t"auths": {\n\t\t"ghcr.io": {\n\t\t\t"auth": "' + B + '"\n\t\t}\n\t}', B)
