@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tools.tiny_models.batches import CLOSE, Audio, disturb, write_json
+from tools.tiny_models.batches import CLOSE, Audio, disturb, read_shards, write_json
 from tools.tiny_models.losses import MelLoss
 from tools.tiny_models.networks import Codec, SttNet, stt_inputs
 from tools.tiny_models.settings import BINS, CODEBOOKS, STT
@@ -25,8 +25,8 @@ from tools.tiny_models.training import (
     Examples,
     adamw,
     is_matrix,
+    plan_examples,
     rate_at,
-    read_examples,
     set_rate,
     set_up,
     training_shards,
@@ -168,8 +168,8 @@ def main() -> None:
     device = set_up(arguments.seed)
 
     def read(seed: int, most: int) -> Examples:
-        return read_examples(
-            training_shards(arguments.shards)[:most],
+        return plan_examples(
+            read_shards(training_shards(arguments.shards)[:most]),
             arguments.tokenizer,
             device,
             batch=arguments.batch,

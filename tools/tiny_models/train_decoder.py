@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from dsmops.operations.models.stt import find_stt, load_stt_source
 from dsmops.worker.models.loading import load_mimi_decoder, load_mimi_encoder
 from dsmops.worker.runtime.stt.engine import SttEngine
-from tools.tiny_models.batches import CLOSE, Audio, write_json
+from tools.tiny_models.batches import CLOSE, Audio, read_shards, write_json
 from tools.tiny_models.discriminator import Discriminators, discriminator_loss, generator_losses
 from tools.tiny_models.evaluate import read_tests
 from tools.tiny_models.evaluate_tts import round_trip
@@ -32,8 +32,8 @@ from tools.tiny_models.networks import Codec
 from tools.tiny_models.settings import CODEBOOKS, TTS_CODEBOOKS
 from tools.tiny_models.training import (
     average,
+    plan_examples,
     rate_at,
-    read_examples,
     set_rate,
     set_up,
     training_shards,
@@ -131,8 +131,8 @@ def main() -> None:
         print(f"going on after {spent:.0f} s", flush=True)
 
     def read() -> tuple[Crops, Iterator[dict[str, Tensor]]]:
-        examples = read_examples(
-            training_shards(arguments.shards),
+        examples = plan_examples(
+            read_shards(training_shards(arguments.shards)),
             None,
             device,
             batch=arguments.batch,

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from sentencepiece import SentencePieceProcessor
 from torch import Tensor, nn
 
-from tools.tiny_models.batches import SPOKEN, disturb, write_json
+from tools.tiny_models.batches import SPOKEN, disturb, read_shards, write_json
 from tools.tiny_models.export import MIMI_FILE, keep_bits, write_mimi, write_stt
 from tools.tiny_models.losses import MelLoss
 from tools.tiny_models.networks import Codec, SttNet, stt_inputs
@@ -33,8 +33,8 @@ from tools.tiny_models.training import (
     average,
     decoded_again,
     is_matrix,
+    plan_examples,
     rate_at,
-    read_examples,
     set_rate,
     set_up,
     training_shards,
@@ -128,8 +128,8 @@ def main() -> None:
     device = set_up(arguments.seed)
 
     def read(seed: int) -> Examples:
-        return read_examples(
-            training_shards(arguments.shards),
+        return plan_examples(
+            read_shards(training_shards(arguments.shards)),
             arguments.tokenizer,
             device,
             batch=arguments.batch,

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tools.tiny_models.batches import Audio, Index, Pauses, Planner, loader, read_shards
+from tools.tiny_models.batches import Audio, Index, Pauses, Planner, loader
 from tools.tiny_models.networks import Codec
 from tools.tiny_models.settings import DELAY_STEPS, TTS_CODEBOOKS
 from tools.tiny_models.tokenizer import pieces
@@ -44,36 +44,6 @@ class Examples:
     batches: Iterator[dict[str, Tensor]]
 
 
-def read_examples(
-    shards: Iterable[Path],
-    tokenizer: Path | None,
-    device: torch.device,
-    *,
-    batch: int,
-    frames: int,
-    pauses: Pauses,
-    seed: int,
-    workers: int,
-    vary: bool = True,
-    delay: int = DELAY_STEPS,
-) -> Examples:
-    """Read shards, and plan batches of their sentences. Without a tokenizer no word has its own
-    tokens.
-    """
-    return plan_examples(
-        read_shards(list(shards)),
-        tokenizer,
-        device,
-        batch=batch,
-        frames=frames,
-        pauses=pauses,
-        seed=seed,
-        workers=workers,
-        vary=vary,
-        delay=delay,
-    )
-
-
 def plan_examples(
     speech: tuple[Index, np.ndarray, np.ndarray],
     tokenizer: Path | None,
@@ -87,7 +57,10 @@ def plan_examples(
     vary: bool = True,
     delay: int = DELAY_STEPS,
 ) -> Examples:
-    """Plan batches of the sentences that `read_shards` returned."""
+    """Plan batches of the sentences that `read_shards` returned.
+
+    Without a tokenizer no word has its own tokens.
+    """
     index, audio, labels = speech
     print(told_size(index, audio), flush=True)
     words = {word for line in index.words for word in line}
