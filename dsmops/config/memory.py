@@ -28,6 +28,23 @@ the part that nothing else explains."""
 
 
 @dataclass(frozen=True, slots=True)
+class ServedModel:
+    """What memory and step time depend on besides the card and the number of slots.
+
+    The model computes in `dtype`, with `context` positions for each slot. `context` None means the
+    model's own, `n_q` None all codebooks of a text-to-speech model. `quantised` is what the
+    embedded worker keeps in int8; it computes with it in its kernels.
+    """
+
+    shape: Shape
+    dtype: ComputeDType
+    context: int | None = None
+    runtime: Runtime = Runtime.MOSHI_SERVER
+    n_q: int | None = None
+    quantised: Quantised = PLAIN
+
+
+@dataclass(frozen=True, slots=True)
 class _Costs:
     """What a runtime takes beyond the language model, in bytes.
 
@@ -132,36 +149,23 @@ class MemorySplit:
         return sum(getattr(self, part.name) for part in fields(self))
 
 
-def serving_memory(
-    shape: Shape,
-    dtype: ComputeDType,
-    batch_size: int,
-    *,
-    context: int | None = None,
-    runtime: Runtime = Runtime.MOSHI_SERVER,
-    n_q: int | None = None,
-    quantised: Quantised = PLAIN,
-) -> MemorySplit:
-    """Return the memory that `runtime` takes for a model with `batch_size` slots.
+def serving_memory(model: ServedModel, batch_size: int) -> MemorySplit:
+    """Return the memory that the runtime takes for a model with `batch_size` slots.
 
-    `quantised` is what the embedded worker keeps in int8; it computes with it in its kernels.
-
-    The model computes in `dtype`, with `context` positions for each slot. `context` None means the
-    model's own, `n_q` None all codebooks of a text-to-speech model. The language model and its
-    caches are in `dtype`; conditioners and Mimi are always F32. A file in another dtype is cast
-    tensor by tensor while loading, so no second copy of the model appears. A text-to-speech model
-    that is not distilled takes two rows of each cache for a slot: guidance runs it twice.
+    The language model and its caches are in the model's dtype; conditioners and Mimi are always
+    F32. A file in another dtype is cast tensor by tensor while loading, so no second copy of the
+    model appears. A text-to-speech model that is not distilled takes two rows of each cache for a
+    slot: guidance runs it twice.
 
     Source: candle 0.9.1, moshi-core and `moshi` 0.2.13 allocation paths; see
     runbooks/architecture.md, "Memory model". For the embedded worker, measurements over model,
     dtype, batch size and codebooks, in tests/bench/history.jsonl.
     """
+    shape, dtype, quantised = model.shape, model.dtype, model.quantised
     if isinstance(shape, TtsShape):
-        return _tts_memory(
-            shape, dtype, batch_size, runtime, n_q or shape.lm.audio_codebooks, quantised
-        )
-    costs = _costs(_STT_COSTS[runtime], shape)
-    window = _ring(context or shape.context, costs)
+        return _tts_memory(model, shape, batch_size)
+    costs = _costs(_STT_COSTS[model.runtime], shape)
+    window = _ring(model.context or shape.context, costs)
     return MemorySplit(
         weights_bytes=shape.parameters * dtype.itemsize
         - saved_bytes(shape.layer_matrices, dtype, quantised),
@@ -201,15 +205,10 @@ def _written_out_bytes(matrices: Matrices, dtype: ComputeDType, quantised: Quant
     return max(rows * columns for rows, columns in matrices) * dtype.itemsize
 
 
-def _tts_memory(
-    shape: TtsShape,
-    dtype: ComputeDType,
-    batch_size: int,
-    runtime: Runtime,
-    n_q: int,
-    quantised: Quantised,
-) -> MemorySplit:
+def _tts_memory(model: ServedModel, shape: TtsShape, batch_size: int) -> MemorySplit:
+    dtype, runtime, quantised = model.dtype, model.runtime, model.quantised
     costs, item = _costs(_TTS_COSTS[runtime], shape), dtype.itemsize
+    n_q = model.n_q or shape.lm.audio_codebooks
     rows = batch_size if shape.distilled else 2 * batch_size
     window = _ring(shape.lm.context, costs)
     voice_bytes = shape.lm.kv_bytes_per_stream(item, VOICE_POSITIONS)
@@ -264,30 +263,10 @@ def _ring(context: int, costs: _Costs) -> int:
     return -(-context // costs.ring_multiple) * costs.ring_multiple
 
 
-def largest_batch(
-    shape: Shape,
-    dtype: ComputeDType,
-    usable_bytes: int,
-    *,
-    context: int | None = None,
-    runtime: Runtime = Runtime.MOSHI_SERVER,
-    n_q: int | None = None,
-    quantised: Quantised = PLAIN,
-) -> int:
+def largest_batch(model: ServedModel, usable_bytes: int) -> int:
     """Return the largest `batch_size` whose `serving_memory` fits in `usable_bytes`.
 
     0 when not even one slot fits.
     """
-    fixed, one = (
-        serving_memory(
-            shape,
-            dtype,
-            slots,
-            context=context,
-            runtime=runtime,
-            n_q=n_q,
-            quantised=quantised,
-        ).total_bytes
-        for slots in (0, 1)
-    )
+    fixed, one = (serving_memory(model, slots).total_bytes for slots in (0, 1))
     return max(0, (usable_bytes - fixed) // (one - fixed))

@@ -8,15 +8,15 @@ up.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from dsmops.config.memory import MIB, MemorySplit, largest_batch, serving_memory
+from dsmops.config.memory import MIB, MemorySplit, ServedModel, largest_batch, serving_memory
 from dsmops.config.timing import BUDGET_MS, StepProfile, estimate_largest_batch, estimate_step_ms
 from dsmops.devices import Device, Runtime
 from dsmops.dtypes import ALL_INT8, PLAIN, ComputeDType, Quantised
 from dsmops.errors import InputError
-from dsmops.models import CODEBOOK_CHOICES, MODELS, PublishedModel, Shape, TtsModel, TtsShape
+from dsmops.models import CODEBOOK_CHOICES, MODELS, PublishedModel, TtsModel, TtsShape
 
 CAUTIOUS_BATCH_SIZE = 4
 """Slots planned where the card's memory is unknown; the 1B model then needs 2.8 GiB in f16."""
@@ -151,66 +151,25 @@ def plan_serving(
             hint="Use --runtime embedded for --weights and --kv.",
             code="plan.int8",
         )
-    shape = model.shape
     chosen = planned_dtype(device, model, runtime, dtype)
     window, codebooks = model.window(context), model.codebooks(n_q)
+    served = ServedModel(model.shape, chosen, window, runtime, codebooks, quantised)
     reserve = reserve_bytes if reserve_bytes is not None else default_reserve_bytes(device)
     usable = _usable_bytes(device, reserve)
     if profile is not None:
         time_batch: int | None = profile.largest_batch()
         basis = TimeBasis.MEASURED
     else:
-        time_batch = estimate_largest_batch(
-            shape,
-            chosen,
-            device,
-            context=window,
-            runtime=runtime,
-            n_q=codebooks,
-            quantised=quantised,
-        )
+        time_batch = estimate_largest_batch(served, device)
         basis = TimeBasis.UNKNOWN if time_batch is None else TimeBasis.ESTIMATE
-    memory_batch = (
-        None
-        if usable is None
-        else largest_batch(
-            shape,
-            chosen,
-            usable,
-            context=window,
-            runtime=runtime,
-            n_q=codebooks,
-            quantised=quantised,
-        )
-    )
+    memory_batch = None if usable is None else largest_batch(served, usable)
     batch_size, limited_by = _smaller_bound(memory_batch, time_batch)
     slots = max(1, batch_size)
 
     def step_ms_of(size: int, *, slow_host: bool = False) -> float | None:
         if profile is not None:
             return None if slow_host else profile.step_p99_ms(size)
-        return estimate_step_ms(
-            shape,
-            chosen,
-            size,
-            device,
-            context=window,
-            runtime=runtime,
-            n_q=codebooks,
-            quantised=quantised,
-            slow_host=slow_host,
-        )
-
-    def memory_of(size: int) -> MemorySplit:
-        return serving_memory(
-            shape,
-            chosen,
-            size,
-            context=window,
-            runtime=runtime,
-            n_q=codebooks,
-            quantised=quantised,
-        )
+        return estimate_step_ms(served, size, device, slow_host=slow_host)
 
     step_ms = step_ms_of(slots)
     slow_host_step_ms = step_ms_of(slots, slow_host=True)
@@ -224,19 +183,10 @@ def plan_serving(
         asked = AskedBatch(
             asked_batch_size,
             fits,
-            memory_of(asked_batch_size),
+            serving_memory(served, asked_batch_size),
             step_ms_of(asked_batch_size),
             step_ms_of(asked_batch_size, slow_host=True),
         )
-    int8_time = estimate_largest_batch(
-        shape,
-        chosen,
-        device,
-        context=window,
-        runtime=Runtime.EMBEDDED,
-        n_q=codebooks,
-        quantised=ALL_INT8,
-    )
     return ServingPlan(
         model=model.name,
         runtime=runtime,
@@ -254,27 +204,17 @@ def plan_serving(
         time_basis=basis,
         step_ms=step_ms,
         step_budget_ms=BUDGET_MS,
-        memory=memory_of(slots),
+        memory=serving_memory(served, slots),
         asked=asked,
         slow_host_step_ms=slow_host_step_ms,
         alternatives=(
-            ()
-            if batch_size or usable is None
-            else _alternatives(device, model, chosen, codebooks, usable, runtime)
+            () if batch_size or usable is None else _alternatives(device, model, served, usable)
         ),
-        codebook_choices=tuple(_codebook_choices(shape, chosen, slots, device, runtime, quantised)),
+        codebook_choices=tuple(_codebook_choices(served, slots, device)),
         notes=(
             *_notes(device, model, chosen, window, codebooks, step_ms, limited_by, runtime),
             *_slow_host_note(step_ms, slow_host_step_ms),
-            *_int8_notes(
-                shape,
-                chosen,
-                (window, codebooks),
-                usable,
-                (memory_batch, int8_time),
-                runtime,
-                quantised,
-            ),
+            *_int8_notes(served, device, usable, memory_batch),
         ),
     )
 
@@ -392,18 +332,16 @@ def _smaller_bound(memory_batch: int | None, time_batch: int | None) -> tuple[in
 def _alternatives(
     device: Device,
     model: PublishedModel,
-    dtype: ComputeDType,
-    n_q: int | None,
+    served: ServedModel,
     usable_bytes: int,
-    runtime: Runtime,
 ) -> tuple[Alternative, ...]:
     """Return what would fit, each with the size that it allows.
 
     Another dtype, a shorter context or fewer codebooks, or a smaller model.
     """
     capability = device.compute_capability
-    dtypes = [dtype]
-    if dtype is ComputeDType.F32:
+    dtypes = [served.dtype]
+    if served.dtype is ComputeDType.F32:
         # f16 kernels exist from 5.3; they are slow on most of these cards, and slow is better than
         # not at all.
         dtypes += (
@@ -416,51 +354,32 @@ def _alternatives(
         if type(other) is not type(model) or other.shape.parameters > model.shape.parameters:
             continue
         for other_dtype in dtypes:
-            for saving in other.savings(n_q):
-                batch_size = largest_batch(
-                    other.shape,
-                    other_dtype,
-                    usable_bytes,
-                    context=saving.context,
-                    runtime=runtime,
-                    n_q=saving.n_q,
+            for saving in other.savings(served.n_q):
+                smaller = ServedModel(
+                    other.shape, other_dtype, saving.context, served.runtime, saving.n_q
                 )
+                batch_size = largest_batch(smaller, usable_bytes)
                 if batch_size:
                     change = (
                         f"--model {other.name} --dtype {other_dtype.candle_name}{saving.options}"
                     )
-                    split = serving_memory(
-                        other.shape,
-                        other_dtype,
-                        batch_size,
-                        context=saving.context,
-                        runtime=runtime,
-                        n_q=saving.n_q,
-                    )
-                    found.append(Alternative(change, batch_size, split.total_bytes))
+                    total_bytes = serving_memory(smaller, batch_size).total_bytes
+                    found.append(Alternative(change, batch_size, total_bytes))
                     break
     return tuple(found)
 
 
 def _codebook_choices(
-    shape: Shape,
-    dtype: ComputeDType,
-    batch_size: int,
-    device: Device,
-    runtime: Runtime,
-    quantised: Quantised,
+    served: ServedModel, batch_size: int, device: Device
 ) -> Iterator[CodebookChoice]:
+    shape = served.shape
     if not isinstance(shape, TtsShape):
         return
     for n_q in CODEBOOK_CHOICES:
         if n_q <= shape.lm.audio_codebooks:
-            step_ms = estimate_step_ms(
-                shape, dtype, batch_size, device, runtime=runtime, n_q=n_q, quantised=quantised
-            )
-            memory = serving_memory(
-                shape, dtype, batch_size, runtime=runtime, n_q=n_q, quantised=quantised
-            )
-            yield CodebookChoice(n_q, step_ms, memory.total_bytes)
+            so = replace(served, context=None, n_q=n_q)
+            total_bytes = serving_memory(so, batch_size).total_bytes
+            yield CodebookChoice(n_q, estimate_step_ms(so, batch_size, device), total_bytes)
 
 
 def _notes(
@@ -545,41 +464,26 @@ def _slow_host_note(step_ms: float | None, slow_host_step_ms: float | None) -> I
 
 
 def _int8_notes(
-    shape: Shape,
-    dtype: ComputeDType,
-    sizes: tuple[int, int | None],
-    usable_bytes: int | None,
-    bounds: tuple[int | None, int | None],
-    runtime: Runtime,
-    quantised: Quantised,
+    served: ServedModel, device: Device, usable_bytes: int | None, memory_batch: int | None
 ) -> Iterator[str]:
     """Say where int8 fits a model or doubles the streams, and what is not known of it.
 
-    `sizes`: the window and the number of codebooks. `bounds`: streams that memory allows without
-    int8, and that time allows with it.
+    `memory_batch`: streams that memory allows without int8.
     """
-    if quantised.has_int8:
+    if served.quantised.has_int8:
         yield (
             "Install dsmops[kernels] on the machine with the GPU: without it, int8 takes more time"
             " and memory than planned."
         )
         return
-    memory_batch, time_batch = bounds
     if usable_bytes is None or memory_batch is None:
         return
-    window, n_q = sizes
-    slots = largest_batch(
-        shape,
-        dtype,
-        usable_bytes,
-        context=window,
-        runtime=Runtime.EMBEDDED,
-        n_q=n_q,
-        quantised=ALL_INT8,
-    )
+    in_int8 = replace(served, runtime=Runtime.EMBEDDED, quantised=ALL_INT8)
+    slots = largest_batch(in_int8, usable_bytes)
+    time_batch = estimate_largest_batch(in_int8, device)
     slots = slots if time_batch is None else min(slots, max(1, time_batch))
     if slots and slots >= 2 * memory_batch:
-        alone = "" if runtime is Runtime.EMBEDDED else "; moshi-server knows neither"
+        alone = "" if served.runtime is Runtime.EMBEDDED else "; moshi-server knows neither"
         yield (
             f"`dsmops worker --weights int8 --kv int8` has memory for {slots} instead of"
             f" {memory_batch}{alone}. `plan --runtime embedded`, `prep-sm75` and `make-config` take"

@@ -13,12 +13,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from dsmops.config.memory import VOICE_POSITIONS, saved_bytes, stored_kv_bytes
+from dsmops.config.memory import VOICE_POSITIONS, ServedModel, saved_bytes, stored_kv_bytes
 from dsmops.devices import Device, Runtime
 from dsmops.dtypes import PLAIN, ComputeDType, Quant, Quantised
 from dsmops.errors import InputError
 from dsmops.files import os_errors, require_file
-from dsmops.models import FRAME_MS, Shape, TtsShape
+from dsmops.models import FRAME_MS, TtsShape
 
 BUDGET_SHARE = 0.8
 """Share of the 80 ms that a planned step may take. The rest absorbs jitter, so that the slowest
@@ -172,23 +172,14 @@ class StepProfile:
 
 
 def estimate_step_ms(
-    shape: Shape,
-    dtype: ComputeDType,
-    batch_size: int,
-    device: Device,
-    *,
-    context: int | None = None,
-    runtime: Runtime = Runtime.MOSHI_SERVER,
-    n_q: int | None = None,
-    quantised: Quantised = PLAIN,
-    slow_host: bool = False,
+    model: ServedModel, batch_size: int, device: Device, *, slow_host: bool = False
 ) -> float | None:
     """Return a rough step time in milliseconds, None where the device's bandwidth is unknown.
 
     A step takes what the card needs (kernels, weights once, every slot's caches and Mimi at 70 % of
     the bus), and with candle at least what the processor needs to launch it. Measured on an H200
     and scaled by bandwidth and arithmetic. A TTS model reads one weight set of its depformer for
-    each of `n_q` codebooks (None: all). Measure before relying on it.
+    each of its codebooks. Measure before relying on it.
 
     Checked against what others published (1B unless named): L40S, 64 streams at 3 × real time
     (26.7 ms): 4 % less. H100, 400 streams of the 2.6B in real time (80 ms): 1 % more. RTX 2070,
@@ -199,9 +190,7 @@ def estimate_step_ms(
     Linux, weights not quantised). 1B: RTX 2070 93.3 frames/s, RTX 3060 78.0: 10 % less time; RTX
     4060 76.6: 11 % more. TTS, 32 codebooks: 20.6, 18.0 and 19.4 frames/s: 45, 44 and 25 % less.
     """
-    parts = _step_parts(
-        shape, dtype, device, context=context, runtime=runtime, n_q=n_q, quantised=quantised
-    )
+    parts = _step_parts(model, device)
     if parts is None:
         return None
     floor_ms, empty_ms, slot_ms = parts
@@ -210,53 +199,36 @@ def estimate_step_ms(
 
 
 def estimate_largest_batch(
-    shape: Shape,
-    dtype: ComputeDType,
-    device: Device,
-    *,
-    context: int | None = None,
-    budget_ms: float = BUDGET_MS,
-    runtime: Runtime = Runtime.MOSHI_SERVER,
-    n_q: int | None = None,
-    quantised: Quantised = PLAIN,
+    model: ServedModel, device: Device, *, budget_ms: float = BUDGET_MS
 ) -> int | None:
     """Return the largest batch whose estimated step stays within `budget_ms`.
 
     None where there is no estimate, 0 when no batch does.
     """
-    parts = _step_parts(
-        shape, dtype, device, context=context, runtime=runtime, n_q=n_q, quantised=quantised
-    )
+    parts = _step_parts(model, device)
     if parts is None:
         return None
     floor_ms, empty_ms, slot_ms = parts
     return 0 if floor_ms > budget_ms else max(0, int((budget_ms - empty_ms) / slot_ms))
 
 
-def _step_parts(
-    shape: Shape,
-    dtype: ComputeDType,
-    device: Device,
-    *,
-    context: int | None,
-    runtime: Runtime,
-    n_q: int | None,
-    quantised: Quantised,
-) -> tuple[float, float, float] | None:
+def _step_parts(model: ServedModel, device: Device) -> tuple[float, float, float] | None:
     """Return the floor of a step, the time of an empty step, and that of each slot, in ms."""
+    shape, dtype, runtime, quantised = model.shape, model.dtype, model.runtime, model.quantised
     if device.memory_bandwidth_bytes_per_s is None:
         return None
     bytes_per_ms = device.memory_bandwidth_bytes_per_s * _BANDWIDTH_SHARE / 1000
     floor_ms = 0.0
     if isinstance(shape, TtsShape):
-        lm, codebooks, launches = shape.lm, n_q or shape.lm.audio_codebooks, _TTS_LAUNCHES[runtime]
+        lm, launches = shape.lm, _TTS_LAUNCHES[runtime]
+        codebooks = model.n_q or lm.audio_codebooks
         rows = 1 if shape.distilled else 2
         parameters = shape.backbone_parameters + codebooks * shape.depformer_parameters_per_codebook
         positions, mimi_bytes = lm.context + VOICE_POSITIONS, _MIMI_DECODER_TRAFFIC_BYTES
         saved = codebooks * saved_bytes(shape.depformer_matrices(1), dtype, quantised)
     else:
         lm, codebooks, rows, parameters = shape, 0, 1, shape.parameters
-        positions, mimi_bytes = context or lm.context, _MIMI_ENCODER_TRAFFIC_BYTES
+        positions, mimi_bytes = model.context or lm.context, _MIMI_ENCODER_TRAFFIC_BYTES
         launches, saved = _STT_WORKER, 0
         if runtime is Runtime.MOSHI_SERVER:
             floor_ms = _FLOOR_MIMI_MS + lm.num_layers * _FLOOR_LAYER_MS

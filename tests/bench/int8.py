@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from dsmops.config.memory import MIB, serving_memory
+from dsmops.config.memory import MIB, ServedModel, serving_memory
 from dsmops.devices import Runtime
 from dsmops.dtypes import ComputeDType, Quant, Quantised
 from dsmops.models import MODELS, TtsShape
@@ -148,7 +148,7 @@ def _measure(
             return
         measured_bytes = lost()
         planned = serving_memory(
-            shape, dtype, streams, runtime=Runtime.EMBEDDED, quantised=quantised
+            ServedModel(shape, dtype, runtime=Runtime.EMBEDDED, quantised=quantised), streams
         )
         times = {}
         for name, position in (("full", context + 10), ("half", context // 2 - TIMED_STEPS // 2)):

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from dsmops.config.memory import MIB, serving_memory
+from dsmops.config.memory import MIB, ServedModel, serving_memory
 from dsmops.devices import Runtime
 from dsmops.dtypes import ComputeDType
 from dsmops.models import MODELS, TTS_MODELS, TtsShape
@@ -105,7 +105,9 @@ def _measure(model: str, dtype: ComputeDType, n_q: int | None) -> Iterator[dict[
         except GpuMemoryError:
             return
         measured = before_bytes - pynvml.nvmlDeviceGetMemoryInfo(handle).free
-        planned = serving_memory(shape, dtype, batch, runtime=Runtime.EMBEDDED, n_q=n_q)
+        planned = serving_memory(
+            ServedModel(shape, dtype, runtime=Runtime.EMBEDDED, n_q=n_q), batch
+        )
         yield {
             "model": model,
             "dtype": dtype.value,

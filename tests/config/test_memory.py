@@ -4,7 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from dsmops.config.memory import MIB, RUNTIME_BYTES, VOICE_POSITIONS, largest_batch, serving_memory
+from dsmops.config.memory import (
+    MIB,
+    RUNTIME_BYTES,
+    VOICE_POSITIONS,
+    ServedModel,
+    largest_batch,
+    serving_memory,
+)
 from dsmops.devices import Runtime
 from dsmops.dtypes import PLAIN, ComputeDType, Quant, Quantised
 from dsmops.models import STT_MODELS, TTS_MODELS, SttModel
@@ -25,7 +32,7 @@ TTS = TTS_MODELS["tts-1.6b-en_fr"].shape
 )
 def test_weights_and_caches_are_exact(lm, dtype, weights, kv_per_stream) -> None:
     """Weights and KV bytes equal the published parameter counts and the cache formula."""
-    split = serving_memory(lm, dtype, 3)
+    split = serving_memory(ServedModel(lm, dtype), 3)
     assert split.weights_bytes == weights
     assert split.kv_bytes == 3 * kv_per_stream
 
@@ -35,7 +42,7 @@ def test_the_shipped_configs_take_what_the_reference_says(lm, batch, mib) -> Non
     """The shipped 1B and 2.6B configs need 9,325 and 7,928 MiB before runtime and activations,
     within the rounding of conv state.
     """
-    split = serving_memory(lm, ComputeDType.BF16, batch)
+    split = serving_memory(ServedModel(lm, ComputeDType.BF16), batch)
     assert (split.total_bytes - RUNTIME_BYTES - split.workspace_bytes) / MIB == pytest.approx(
         mib, abs=4
     )
@@ -51,7 +58,7 @@ def test_the_sizing_table_is_reproduced(gib, expected) -> None:
     """
     usable = int(gib * 2**30 * 0.97)
     sizes = tuple(
-        largest_batch(lm, dtype, usable)
+        largest_batch(ServedModel(lm, dtype), usable)
         for lm in (ONE_B, TWO_B)
         for dtype in (ComputeDType.F16, ComputeDType.F32)
     )
@@ -61,12 +68,16 @@ def test_the_sizing_table_is_reproduced(gib, expected) -> None:
 def test_the_largest_batch_fits_and_one_more_does_not() -> None:
     """`largest_batch` is the exact edge of `serving_memory`."""
     for usable in range(2 * 2**30, 20 * 2**30, 777_777_777):
-        batch = largest_batch(ONE_B, ComputeDType.F16, usable, context=375)
+        batch = largest_batch(ServedModel(ONE_B, ComputeDType.F16, context=375), usable)
         assert (
             batch == 0
-            or serving_memory(ONE_B, ComputeDType.F16, batch, context=375).total_bytes <= usable
+            or serving_memory(ServedModel(ONE_B, ComputeDType.F16, context=375), batch).total_bytes
+            <= usable
         )
-        assert serving_memory(ONE_B, ComputeDType.F16, batch + 1, context=375).total_bytes > usable
+        assert (
+            serving_memory(ServedModel(ONE_B, ComputeDType.F16, context=375), batch + 1).total_bytes
+            > usable
+        )
 
 
 # Bytes that one H200 lost to an embedded worker: torch 2.11, CUDA 13, 2026-11-23; `python -m
@@ -104,7 +115,7 @@ def test_the_embedded_workers_memory_is_what_a_card_measured(
 ) -> None:
     """The plan is within 3 % or 150 MiB, whichever is larger, of what the card lost."""
     lm = STT_MODELS[model].shape
-    planned = serving_memory(lm, dtype, batch, runtime=Runtime.EMBEDDED).total_bytes
+    planned = serving_memory(ServedModel(lm, dtype, runtime=Runtime.EMBEDDED), batch).total_bytes
     assert abs(planned - used_bytes) <= max(0.03 * used_bytes, 150 * MIB)
 
 
@@ -141,7 +152,9 @@ def test_the_embedded_workers_speech_takes_what_a_card_measured(
         (ComputeDType.BF16, half_bytes),
         (ComputeDType.F32, full_bytes),
     ):
-        planned = serving_memory(TTS, dtype, batch, runtime=Runtime.EMBEDDED, n_q=n_q).total_bytes
+        planned = serving_memory(
+            ServedModel(TTS, dtype, runtime=Runtime.EMBEDDED, n_q=n_q), batch
+        ).total_bytes
         assert abs(planned - used_bytes) <= max(0.03 * used_bytes, 150 * MIB)
 
 
@@ -149,7 +162,7 @@ def test_a_speaking_models_weights_and_caches_are_exact() -> None:
     """Weights are those of the published file but for one tensor that is not read; a slot's caches
     are the derived figures.
     """
-    one, two = (serving_memory(TTS, ComputeDType.F16, slots) for slots in (1, 2))
+    one, two = (serving_memory(ServedModel(TTS, ComputeDType.F16), slots) for slots in (1, 2))
     unread_bytes = 1024 * 128 * 2
     assert (
         one.weights_bytes + one.depformer_weights_bytes
@@ -166,7 +179,7 @@ def test_the_embedded_worker_leaves_out_what_fewer_codebooks_do_not_read() -> No
     stays; moshi-server loads all the same.
     """
     splits = [
-        serving_memory(TTS, ComputeDType.F16, 4, runtime=Runtime.EMBEDDED, n_q=n_q)
+        serving_memory(ServedModel(TTS, ComputeDType.F16, runtime=Runtime.EMBEDDED, n_q=n_q), 4)
         for n_q in (8, 16, 24, 32)
     ]
     assert sorted({split.depformer_weights_bytes for split in splits}) == [
@@ -178,8 +191,8 @@ def test_the_embedded_worker_leaves_out_what_fewer_codebooks_do_not_read() -> No
         )
         == 1
     )
-    assert serving_memory(TTS, ComputeDType.BF16, 4, n_q=8) == serving_memory(
-        TTS, ComputeDType.BF16, 4, n_q=32
+    assert serving_memory(ServedModel(TTS, ComputeDType.BF16, n_q=8), 4) == serving_memory(
+        ServedModel(TTS, ComputeDType.BF16, n_q=32), 4
     )
 
 
@@ -191,7 +204,7 @@ def test_guidance_takes_every_cache_twice() -> None:
         TTS, conditioners=tuple(one for one in TTS.conditioners if one.name != "cfg")
     )
     once, twice = (
-        serving_memory(shape, ComputeDType.F16, 4, runtime=Runtime.EMBEDDED)
+        serving_memory(ServedModel(shape, ComputeDType.F16, runtime=Runtime.EMBEDDED), 4)
         for shape in (TTS, undistilled)
     )
     for part in ("kv_bytes", "cross_kv_bytes", "depformer_state_bytes"):
@@ -226,7 +239,7 @@ def test_the_plan_counts_what_the_networks_hold(n_q: int) -> None:
         VOICE_POSITIONS * 2 * TTS.lm.num_layers * TTS.lm.d_model * 2,
     )
     lm.init_state(rings)
-    split = serving_memory(TTS, ComputeDType.F16, 2, runtime=Runtime.EMBEDDED, n_q=n_q)
+    split = serving_memory(ServedModel(TTS, ComputeDType.F16, runtime=Runtime.EMBEDDED, n_q=n_q), 2)
     zeros = TTS.lm.d_model * 2  # of the audio and the text tables
     assert split.weights_bytes == 2 * (held["rest"] - zeros) + 4 * held["conditioning"]
     tables = (
@@ -263,7 +276,7 @@ def test_the_plan_counts_the_state_that_the_engine_takes(dtype: ComputeDType) ->
     with torch.device("meta"):
         lm, mimi = TtsLm(config, 24).to(TORCH_DTYPES[dtype]), MimiDecoder(MimiConfig())
     engine = TtsEngine(LoadedTts(config, lm, mimi, None, torch.device("meta")), 3)
-    split = serving_memory(TTS, dtype, 3, runtime=Runtime.EMBEDDED, n_q=24)
+    split = serving_memory(ServedModel(TTS, dtype, runtime=Runtime.EMBEDDED, n_q=24), 3)
     planned = split.kv_bytes + split.cross_kv_bytes + split.mimi_state_bytes
     assert planned <= engine.state_bytes <= planned + 3 * 16 * 1024
 
@@ -273,14 +286,14 @@ def test_the_plan_counts_the_state_that_the_engine_takes(dtype: ComputeDType) ->
 )
 def test_moshi_servers_measured_memory_is_met(slots: int, measured_mib: int) -> None:
     """The 1B in f16 under moshi-server 0.6.4 on an H200, within 3 %."""
-    total = serving_memory(ONE_B, ComputeDType.F16, slots).total_bytes
+    total = serving_memory(ServedModel(ONE_B, ComputeDType.F16), slots).total_bytes
     assert total / MIB == pytest.approx(measured_mib, rel=0.03)
 
 
 @pytest.mark.parametrize(("slots", "measured_mib"), [(1, 5017), (32, 10693), (64, 16445)])
 def test_the_python_modules_measured_memory_is_met(slots: int, measured_mib: int) -> None:
     """The TTS 1.6B in moshi-server's Py module on an H200, 24 codebooks, within 3 %."""
-    total = serving_memory(TTS, ComputeDType.BF16, slots, n_q=24).total_bytes
+    total = serving_memory(ServedModel(TTS, ComputeDType.BF16, n_q=24), slots).total_bytes
     assert total / MIB == pytest.approx(measured_mib, rel=0.03)
 
 
@@ -301,7 +314,9 @@ def test_int8_weights_and_caches_are_counted_as_the_networks_hold_them(model: St
     lm.hold_int8()
     rings = RowState(3, torch.device("meta"))
     lm.init_state(rings)
-    split = serving_memory(shape, ComputeDType.F16, 3, runtime=Runtime.EMBEDDED, quantised=INT8)
+    split = serving_memory(
+        ServedModel(shape, ComputeDType.F16, runtime=Runtime.EMBEDDED, quantised=INT8), 3
+    )
     assert split.weights_bytes == sum(tensor.nbytes for tensor in (*lm.parameters(), *lm.buffers()))
     assert split.kv_bytes == rings.nbytes - 3 * 8
 
@@ -324,7 +339,10 @@ def test_int8_of_a_speaking_model_is_counted_as_the_networks_hold_it(n_q: int) -
     lm.hold_int8()
     split, plain = (
         serving_memory(
-            TTS, ComputeDType.F16, 2, runtime=Runtime.EMBEDDED, n_q=n_q, quantised=quantised
+            ServedModel(
+                TTS, ComputeDType.F16, runtime=Runtime.EMBEDDED, n_q=n_q, quantised=quantised
+            ),
+            2,
         )
         for quantised in (INT8, PLAIN)
     )

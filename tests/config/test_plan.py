@@ -4,7 +4,7 @@ would.
 
 import pytest
 
-from dsmops.config.memory import serving_memory
+from dsmops.config.memory import ServedModel, serving_memory
 from dsmops.config.plan import CAUTIOUS_BATCH_SIZE, LimitedBy, TimeBasis, plan_serving
 from dsmops.config.timing import StepPoint, StepProfile
 from dsmops.devices import ComputeCapability, Device, Runtime
@@ -215,7 +215,8 @@ def test_a_speaking_model_that_does_not_fit_is_offered_fewer_codebooks() -> None
 def test_a_shorter_context_saves_exactly_its_cache() -> None:
     """Halving the context halves the KV cache and nothing else."""
     full, half = (
-        serving_memory(ONE_B.shape, ComputeDType.F16, 4, context=context) for context in (750, 375)
+        serving_memory(ServedModel(ONE_B.shape, ComputeDType.F16, context=context), 4)
+        for context in (750, 375)
     )
     assert full.kv_bytes == 2 * half.kv_bytes
     assert full.total_bytes - half.total_bytes == half.kv_bytes

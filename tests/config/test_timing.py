@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from dsmops.config.memory import ServedModel
 from dsmops.config.timing import (
     BUDGET_MS,
     PROFILE_SCHEMA,
@@ -92,12 +93,16 @@ def test_moshi_servers_measured_steps_are_met(
     dtype: ComputeDType, batch_size: int, measured_ms: float
 ) -> None:
     """The table measured on an H200 with moshi-server 0.6.4 is reproduced within a tenth."""
-    assert estimate_step_ms(LM, dtype, batch_size, H200) == pytest.approx(measured_ms, rel=0.1)
+    assert estimate_step_ms(ServedModel(LM, dtype), batch_size, H200) == pytest.approx(
+        measured_ms, rel=0.1
+    )
 
 
 def test_the_planned_batch_of_an_h200_is_the_measured_one() -> None:
     """Measured, 560 slots take 63.9 ms; planned are as many within 64 ms, give or take 3 %."""
-    assert estimate_largest_batch(LM, ComputeDType.F16, H200) == pytest.approx(560, rel=0.03)
+    assert estimate_largest_batch(ServedModel(LM, ComputeDType.F16), H200) == pytest.approx(
+        560, rel=0.03
+    )
 
 
 @pytest.mark.parametrize(
@@ -122,7 +127,9 @@ def test_published_steps_of_other_cards_are_this_far_off(
         compute_capability=ComputeCapability(*capability),
         memory_bandwidth_bytes_per_s=bandwidth,
     )
-    estimated = estimate_step_ms(STT_MODELS[name].shape, ComputeDType.F16, batch_size, card)
+    estimated = estimate_step_ms(
+        ServedModel(STT_MODELS[name].shape, ComputeDType.F16), batch_size, card
+    )
     assert estimated == pytest.approx(published_ms, rel=off)
 
 
@@ -136,15 +143,16 @@ def test_a_slow_host_is_bounded_by_what_is_published() -> None:
         memory_bandwidth_bytes_per_s=448_000_000_000,
     )
     low, high = (
-        estimate_step_ms(LM, ComputeDType.F16, 2, card, slow_host=slow) for slow in (False, True)
+        estimate_step_ms(ServedModel(LM, ComputeDType.F16), 2, card, slow_host=slow)
+        for slow in (False, True)
     )
     assert low is not None
     assert high is not None
     assert low < 28.8 <= high * 1.01
     assert high == pytest.approx(28.8, rel=0.03)
-    assert estimate_step_ms(LM, ComputeDType.F16, 560, H200, slow_host=True) == estimate_step_ms(
-        LM, ComputeDType.F16, 560, H200
-    )
+    assert estimate_step_ms(
+        ServedModel(LM, ComputeDType.F16), 560, H200, slow_host=True
+    ) == estimate_step_ms(ServedModel(LM, ComputeDType.F16), 560, H200)
 
 
 @pytest.mark.parametrize(
@@ -165,11 +173,9 @@ def test_the_workers_estimates_are_this_far_from_moshi_cpp(
     takes of that time.
     """
     estimated = estimate_step_ms(
-        MODELS[model].shape,
-        ComputeDType.F16,
+        ServedModel(MODELS[model].shape, ComputeDType.F16, runtime=Runtime.EMBEDDED),
         1,
         find_device([card], None),
-        runtime=Runtime.EMBEDDED,
     )
     assert estimated is not None
     assert estimated * published_fps / 1000 == pytest.approx(share, abs=0.01)
@@ -179,7 +185,7 @@ def test_the_workers_estimates_are_this_far_from_moshi_cpp(
 def test_the_python_modules_measured_steps_are_met(texts: int, measured_ms: float) -> None:
     """moshi-server's Py module on an H200 with 24 codebooks, within a tenth."""
     shape = TTS_MODELS["tts-1.6b-en_fr"].shape
-    estimated = estimate_step_ms(shape, ComputeDType.BF16, texts, H200, n_q=24)
+    estimated = estimate_step_ms(ServedModel(shape, ComputeDType.BF16, n_q=24), texts, H200)
     assert estimated == pytest.approx(measured_ms, rel=0.1)
 
 
@@ -192,7 +198,9 @@ def test_the_estimate_for_speaking_is_near_the_workers_own_times(
     """The embedded worker on the same card, 32 codebooks in f16: within a twentieth."""
     shape = MODELS["tts-1.6b-en_fr"].shape
     estimated = estimate_step_ms(
-        shape, ComputeDType.F16, batch_size, device(4_800_000_000_000), runtime=Runtime.EMBEDDED
+        ServedModel(shape, ComputeDType.F16, runtime=Runtime.EMBEDDED),
+        batch_size,
+        device(4_800_000_000_000),
     )
     assert estimated == pytest.approx(measured_ms, rel=0.05)
 
@@ -203,13 +211,18 @@ def test_each_codebook_costs_a_pass_of_the_depformer() -> None:
     """
     shape, card = MODELS["tts-1.6b-en_fr"].shape, device(320_000_000_000)
     steps = [
-        estimate_step_ms(shape, ComputeDType.F16, 4, card, runtime=Runtime.EMBEDDED, n_q=n_q)
+        estimate_step_ms(
+            ServedModel(shape, ComputeDType.F16, runtime=Runtime.EMBEDDED, n_q=n_q), 4, card
+        )
         for n_q in (8, 16, 24, 32)
     ]
     gains = [after - before for before, after in pairwise(steps)]
     assert gains == pytest.approx([gains[0]] * 3)
     assert gains[0] > 8 * 92_274_688 / 320_000_000_000 * 1000
-    assert estimate_step_ms(shape, ComputeDType.F16, 4, card, runtime=Runtime.EMBEDDED) == steps[-1]
+    assert (
+        estimate_step_ms(ServedModel(shape, ComputeDType.F16, runtime=Runtime.EMBEDDED), 4, card)
+        == steps[-1]
+    )
 
 
 def test_the_estimate_grows_with_batch_and_shrinks_with_bandwidth_and_context() -> None:
@@ -217,27 +230,27 @@ def test_the_estimate_grows_with_batch_and_shrinks_with_bandwidth_and_context() 
     edge of the budget.
     """
     slow, fast = device(320_000_000_000), device(900_000_000_000)
-    assert estimate_step_ms(LM, ComputeDType.F16, 8, slow) > estimate_step_ms(
-        LM, ComputeDType.F16, 7, slow
+    assert estimate_step_ms(ServedModel(LM, ComputeDType.F16), 8, slow) > estimate_step_ms(
+        ServedModel(LM, ComputeDType.F16), 7, slow
     )
-    assert estimate_step_ms(LM, ComputeDType.F16, 8, fast) < estimate_step_ms(
-        LM, ComputeDType.F16, 8, slow
+    assert estimate_step_ms(ServedModel(LM, ComputeDType.F16), 8, fast) < estimate_step_ms(
+        ServedModel(LM, ComputeDType.F16), 8, slow
     )
-    assert estimate_step_ms(LM, ComputeDType.F16, 8, slow, context=375) < estimate_step_ms(
-        LM, ComputeDType.F16, 8, slow
-    )
-    edge = estimate_largest_batch(LM, ComputeDType.F16, slow)
+    assert estimate_step_ms(
+        ServedModel(LM, ComputeDType.F16, context=375), 8, slow
+    ) < estimate_step_ms(ServedModel(LM, ComputeDType.F16), 8, slow)
+    edge = estimate_largest_batch(ServedModel(LM, ComputeDType.F16), slow)
     assert (
-        estimate_step_ms(LM, ComputeDType.F16, edge, slow)
+        estimate_step_ms(ServedModel(LM, ComputeDType.F16), edge, slow)
         <= BUDGET_MS
-        < estimate_step_ms(LM, ComputeDType.F16, edge + 1, slow)
+        < estimate_step_ms(ServedModel(LM, ComputeDType.F16), edge + 1, slow)
     )
 
 
 def test_without_bandwidth_there_is_no_estimate() -> None:
     """A card of unknown bandwidth gets no number rather than a wrong one."""
-    assert estimate_step_ms(LM, ComputeDType.F16, 1, device(None)) is None
-    assert estimate_largest_batch(LM, ComputeDType.F16, device(None)) is None
+    assert estimate_step_ms(ServedModel(LM, ComputeDType.F16), 1, device(None)) is None
+    assert estimate_largest_batch(ServedModel(LM, ComputeDType.F16), device(None)) is None
 
 
 @pytest.mark.parametrize(
@@ -256,12 +269,14 @@ def test_steps_with_int8_keys_and_values_as_measured(
 ) -> None:
     """Full windows on an H200 in f16, as in runbooks/quantising.md."""
     estimated = estimate_step_ms(
-        MODELS[name].shape,
-        ComputeDType.F16,
+        ServedModel(
+            MODELS[name].shape,
+            ComputeDType.F16,
+            runtime=Runtime.EMBEDDED,
+            quantised=Quantised(kv=Quant.INT8),
+        ),
         streams,
         H200,
-        runtime=Runtime.EMBEDDED,
-        quantised=Quantised(kv=Quant.INT8),
     )
     assert estimated == pytest.approx(kv_ms, rel=within)
 
@@ -272,12 +287,9 @@ def test_int8_needs_less_time_for_the_bytes_that_it_saves() -> None:
 
     def step_ms(streams: int, quantised: Quantised = PLAIN) -> float:
         found = estimate_step_ms(
-            shape,
-            ComputeDType.F16,
+            ServedModel(shape, ComputeDType.F16, runtime=Runtime.EMBEDDED, quantised=quantised),
             streams,
             H200,
-            runtime=Runtime.EMBEDDED,
-            quantised=quantised,
         )
         assert found is not None
         return found

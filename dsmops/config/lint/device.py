@@ -9,14 +9,14 @@ from dsmops.config.lint import tts
 from dsmops.config.lint.inputs import LintInputs
 from dsmops.config.lint.report import Findings, finding
 from dsmops.config.load import Config
-from dsmops.config.memory import MemorySplit, largest_batch, serving_memory
+from dsmops.config.memory import ServedModel, largest_batch, serving_memory
 from dsmops.config.modules import FileReference, FileRole, Module, file_references, modules
 from dsmops.config.plan import default_reserve_bytes
 from dsmops.config.schema import MODULES, SERVER_DTYPES
 from dsmops.config.timing import estimate_step_ms
 from dsmops.devices import ComputeCapability, Device, Runtime
-from dsmops.dtypes import PLAIN, ComputeDType, Quant, Quantised, StorageDType
-from dsmops.models import FRAME_MS, Shape
+from dsmops.dtypes import ComputeDType, Quant, Quantised, StorageDType
+from dsmops.models import FRAME_MS
 from dsmops.units import size
 
 
@@ -189,7 +189,9 @@ def memory(config: Config, given: LintInputs) -> Findings:
     device = given.device
     if device is None or device.memory_total_bytes is None:
         return
-    needs = [(served, served.memory()) for served in _served(config, given)]
+    needs = [
+        (served, serving_memory(served.model, served.slots)) for served in _served(config, given)
+    ]
     if not needs:
         return
     own = [split.total_bytes - split.runtime_bytes for _, split in needs]
@@ -232,22 +234,8 @@ class _Served:
     """A module whose model is known, and what it is served with."""
 
     module: Module
-    shape: Shape
-    dtype: ComputeDType
+    model: ServedModel
     slots: int
-    runtime: Runtime = Runtime.MOSHI_SERVER
-    n_q: int | None = None
-    quantised: Quantised = PLAIN
-
-    def memory(self) -> MemorySplit:
-        return serving_memory(
-            self.shape,
-            self.dtype,
-            self.slots,
-            runtime=self.runtime,
-            n_q=self.n_q,
-            quantised=self.quantised,
-        )
 
 
 def _served(config: Config, given: LintInputs) -> Iterator[_Served]:
@@ -267,7 +255,9 @@ def _served(config: Config, given: LintInputs) -> Iterator[_Served]:
         if shape is not None and dtype is not None and slots is not None:
             stored = quantised(module)
             server = Runtime.EMBEDDED if stored.has_int8 else Runtime.MOSHI_SERVER
-            yield _Served(module, shape, dtype, slots, server, quantised=stored)
+            yield _Served(
+                module, ServedModel(shape, dtype, runtime=server, quantised=stored), slots
+            )
     for module in tts.tts_modules(config):
         slots, n_q = module.whole("batch_size"), tts.codebooks_of(module)
         model = tts.published_model(module, given)
@@ -278,7 +268,8 @@ def _served(config: Config, given: LintInputs) -> Iterator[_Served]:
             # Where moshi-server's script cannot, the embedded worker serves the same file.
             by_script = dtype is ComputeDType.BF16 and not stored.has_int8
             runtime = Runtime.MOSHI_SERVER if by_script else Runtime.EMBEDDED
-            yield _Served(module, model.shape, dtype, slots, runtime, n_q, stored)
+            served = ServedModel(model.shape, dtype, None, runtime, n_q, stored)
+            yield _Served(module, served, slots)
 
 
 def _is_int8(given: LintInputs, reference: FileReference) -> bool:
@@ -289,18 +280,7 @@ def _is_int8(given: LintInputs, reference: FileReference) -> bool:
 
 def _what_fits(served: _Served, usable_bytes: int) -> str:
     batched = served.module.type in {"BatchedAsr", "Py"}
-    fitting = (
-        largest_batch(
-            served.shape,
-            served.dtype,
-            usable_bytes,
-            runtime=served.runtime,
-            n_q=served.n_q,
-            quantised=served.quantised,
-        )
-        if batched
-        else 0
-    )
+    fitting = largest_batch(served.model, usable_bytes) if batched else 0
     return f"batch_size = {fitting} fits." if fitting else "`dsmops plan` says what would fit."
 
 
@@ -310,15 +290,7 @@ def step_time(config: Config, given: LintInputs) -> Findings:
     for served in _served(config, given):
         if device is None or not served.module.whole("batch_size"):
             continue
-        step_ms = estimate_step_ms(
-            served.shape,
-            served.dtype,
-            served.slots,
-            device,
-            runtime=served.runtime,
-            n_q=served.n_q,
-            quantised=served.quantised,
-        )
+        step_ms = estimate_step_ms(served.model, served.slots, device)
         if step_ms is not None and step_ms > FRAME_MS:
             message = (
                 f"a step of {served.slots} slots is estimated at {step_ms:.0f} ms on"

@@ -9,7 +9,7 @@ import json
 import re
 from pathlib import Path
 
-from dsmops.config.memory import largest_batch
+from dsmops.config.memory import ServedModel, largest_batch
 from dsmops.config.plan import ServingPlan
 from dsmops.config.timing import PROFILE_SCHEMA, StepPoint, StepProfile
 from dsmops.dtypes import Quant
@@ -52,12 +52,10 @@ def measure_profile(
     from dsmops.worker.runtime.measure import measure_steps
 
     most = plan.memory_batch_size or largest_batch(
-        model.shape,
-        plan.dtype,
+        ServedModel(
+            model.shape, plan.dtype, runtime=plan.runtime, n_q=plan.n_q, quantised=plan.quantised
+        ),
         plan.usable_bytes or 0,
-        runtime=plan.runtime,
-        n_q=plan.n_q,
-        quantised=plan.quantised,
     )
     sizes = sorted({size for size in _LADDER if size < most} | {min(most, _LADDER[-1])})
     points = []

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dsmops.config.load import read_config
-from dsmops.config.memory import serving_memory
+from dsmops.config.memory import ServedModel, serving_memory
 from dsmops.config.modules import modules
 from dsmops.config.plan import TimeBasis
 from dsmops.config.presets import described_model, served_model
@@ -86,15 +86,10 @@ def capacity_plan(
         )
         dtype = plan.dtype
 
+    served = ServedModel(model.shape, dtype, model.window(known.context), runtime, n_q)
+
     def total_bytes(slots: int) -> int:
-        return serving_memory(
-            model.shape,
-            dtype,
-            slots,
-            context=model.window(known.context),
-            runtime=runtime,
-            n_q=n_q,
-        ).total_bytes
+        return serving_memory(served, slots).total_bytes
 
     used = max(1, used)
     return CapacityPlan(

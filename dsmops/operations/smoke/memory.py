@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from dsmops.config.load import Config
-from dsmops.config.memory import MIB, serving_memory
+from dsmops.config.memory import MIB, ServedModel, serving_memory
 from dsmops.config.modules import Module, modules
 from dsmops.config.values import resolve
 from dsmops.devices import Device, Runtime
@@ -149,7 +149,7 @@ def _planned_bytes(
             else None
         )
         split = serving_memory(
-            shape, dtype, batch_size, runtime=runtime, n_q=n_q, quantised=quantised
+            ServedModel(shape, dtype, runtime=runtime, n_q=n_q, quantised=quantised), batch_size
         )
         total += split.total_bytes - split.runtime_bytes
         shared = split.runtime_bytes

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from dsmops.config.load import parse_config, read_config
+from dsmops.config.memory import ServedModel
 from dsmops.config.plan import config_runtime, plan_serving
 from dsmops.config.presets import find_template
 from dsmops.config.settings import serving_settings
@@ -289,7 +290,9 @@ def test_the_default_batch_size_keeps_a_step_in_its_budget(
     )
     assert settings.batch_size is not None
     step_ms = estimate_step_ms(
-        model.shape, plan.dtype, settings.batch_size, device, runtime=runtime, n_q=plan.n_q
+        ServedModel(model.shape, plan.dtype, runtime=runtime, n_q=plan.n_q),
+        settings.batch_size,
+        device,
     )
     assert step_ms is not None
     if settings.batch_size > 1:

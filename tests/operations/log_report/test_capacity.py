@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dsmops.config.memory import serving_memory
+from dsmops.config.memory import ServedModel, serving_memory
 from dsmops.dtypes import ComputeDType
 from dsmops.errors import InputError
 from dsmops.models import DEFAULT_STT
@@ -46,7 +46,7 @@ def test_idle_slots_cost_memory(tmp_path: Path) -> None:
 
     def total(slots: int) -> int:
         return serving_memory(
-            DEFAULT_STT.shape, ComputeDType.BF16, slots, context=report_context()
+            ServedModel(DEFAULT_STT.shape, ComputeDType.BF16, context=report_context()), slots
         ).total_bytes
 
     def report_context() -> int:
