@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, timedelta
 from pathlib import Path
@@ -273,29 +274,34 @@ def _in_one_go(data: bytes, style: Style) -> bytes:
     return formatter.feed(data) + formatter.flush()
 
 
-@pytest.mark.usefixtures("_small_sections")
-def test_a_part_that_fails_is_formatted_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """When the other processes die the log is formatted all the same, and no process is left."""
+@pytest.fixture
+def in_parts(tmp_path: Path, _small_sections: None) -> Callable[[], None]:
+    """Format a log in parts again, and compare with what came out when nothing was amiss."""
     path = tmp_path / "log"
     path.write_bytes("\n".join(LOGS["mixed"]).encode())
     run(path, tmp_path / "out")
+
+    def again() -> None:
+        run(path, tmp_path / "again")
+        assert (tmp_path / "again").read_bytes() == (tmp_path / "out").read_bytes()
+
+    return again
+
+
+def test_a_part_that_fails_is_formatted_again(
+    in_parts: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the other processes die the log is formatted all the same, and no process is left."""
     before = _children()
     monkeypatch.setattr(sections, "_work", lambda *_: os._exit(9))
-    run(path, tmp_path / "again")
-    assert (tmp_path / "again").read_bytes() == (tmp_path / "out").read_bytes()
+    in_parts()
     assert _children() == before
 
 
-@pytest.mark.usefixtures("_small_sections")
 def test_a_part_whose_process_cannot_start_is_formatted_here(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    in_parts: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The system refuses all processes but the first; and no pipe is left open."""
-    path = tmp_path / "log"
-    path.write_bytes("\n".join(LOGS["mixed"]).encode())
-    run(path, tmp_path / "out")
     fork, forks = os.fork, []
 
     def refused() -> int:
@@ -306,24 +312,20 @@ def test_a_part_whose_process_cannot_start_is_formatted_here(
 
     monkeypatch.setattr(os, "fork", refused)
     before = open_pipes()
-    run(path, tmp_path / "again")
+    in_parts()
     assert len(forks) == 3
     assert open_pipes() <= before
-    assert (tmp_path / "again").read_bytes() == (tmp_path / "out").read_bytes()
 
 
-@pytest.mark.usefixtures("_small_sections")
-def test_parts_are_formatted_where_ended_processes_are_not_kept(tmp_path: Path) -> None:
+def test_parts_are_formatted_where_ended_processes_are_not_kept(
+    in_parts: Callable[[], None],
+) -> None:
     """As with `trap '' CHLD` in the shell."""
-    path = tmp_path / "log"
-    path.write_bytes("\n".join(LOGS["mixed"]).encode())
-    run(path, tmp_path / "out")
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
-        run(path, tmp_path / "again")
+        in_parts()
     finally:
         signal.signal(signal.SIGCHLD, before)
-    assert (tmp_path / "again").read_bytes() == (tmp_path / "out").read_bytes()
 
 
 def _children() -> set[str]:

@@ -255,22 +255,28 @@ def answering() -> Iterator[tuple[Connection, _Pieces]]:
     assert not thread.is_alive()
 
 
+def open_instead(monkeypatch: pytest.MonkeyPatch, other: Callable[[str], str]) -> None:
+    """Open what `other` makes of a recording's name."""
+
+    @contextmanager
+    def opened(file: str) -> Iterator[Path | BinaryIO]:
+        with inputs.opened(other(file)) as source:
+            yield source
+
+    monkeypatch.setattr(decoding, "opened", opened)
+
+
 def test_an_object_that_is_being_fetched_keeps_no_other_waiting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its first piece comes when it is there; those of a file meanwhile, from the same process."""
     there = threading.Event()
-    real = inputs.opened
 
-    @contextmanager
-    def opened(file: str) -> Iterator[Path | BinaryIO]:
-        if file.startswith("s3://"):
-            assert there.wait(20)
-            file = file.replace("s3://a-bucket", str(tmp_path))
-        with real(file) as source:
-            yield source
+    def here_in_the_end(file: str) -> str:
+        assert not file.startswith("s3://") or there.wait(20)
+        return file.replace("s3://a-bucket", str(tmp_path))
 
-    monkeypatch.setattr(decoding, "opened", opened)
+    open_instead(monkeypatch, here_in_the_end)
     here = recording(tmp_path, 21.0)
     with answering() as (ours, piece):
         ours.send((1, here._replace(file="s3://a-bucket/21.0.wav")))
@@ -289,16 +295,13 @@ def test_a_disk_that_fails_for_one_recording_fails_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where the system's error comes as it is."""
-    real = inputs.opened
 
-    @contextmanager
-    def opened(file: str) -> Iterator[Path | BinaryIO]:
+    def fail_at_one(file: str) -> str:
         if file == "bad.wav":
             raise OSError(errno.EIO, os.strerror(errno.EIO))
-        with real(file) as source:
-            yield source
+        return file
 
-    monkeypatch.setattr(decoding, "opened", opened)
+    open_instead(monkeypatch, fail_at_one)
     good = recording(tmp_path, 1.0)
     with answering() as (ours, piece):
         ours.send((1, good._replace(file="bad.wav")))
