@@ -27,20 +27,16 @@ from typing import NamedTuple, TypeVar
 from dsmops.logs.blocks import cut_blocks, few_lines, read_chunks
 from dsmops.logs.disguise import View, has_more_views, is_disguised, lines_within, unveil, views
 from dsmops.logs.plain_text import without_colours
-from dsmops.logs.rules import (
+from dsmops.logs.rules import RULES
+from dsmops.logs.rules.multiline import (
     OPEN_HINT,
     OPEN_NEEDLES,
-    PEM_LINES,
-    RULES,
-    Edit,
-    Pseudonym,
-    Rule,
     block_edits,
     next_block,
     opened_block,
-    opens_pem,
-    pem_edits,
 )
+from dsmops.logs.rules.pem import PEM_LINES, opens_pem, pem_edits
+from dsmops.logs.rules.rule import Edit, Pseudonym, Rule
 
 K = TypeVar("K", str, bytes)
 V = TypeVar("V")

@@ -27,16 +27,10 @@ from dsmops.logs.disguise import (
 )
 from dsmops.logs.reader import MOST_SERVICES
 from dsmops.logs.redaction import MIN_VALUE_CHARS, MOST_PASSES, WITHIN
-from dsmops.logs.rules import (
-    PEM_LINES,
-    RULES,
-    Edit,
-    Rule,
-    block_edits,
-    next_block,
-    opened_block,
-    pem_edits,
-)
+from dsmops.logs.rules import RULES
+from dsmops.logs.rules.multiline import block_edits, next_block, opened_block
+from dsmops.logs.rules.pem import PEM_LINES, pem_edits
+from dsmops.logs.rules.rule import Edit, Rule
 
 CONTINUES = ["Caused by:", "Stack backtrace:", "stack backtrace:", "note: run with `RUST_BACKTRACE"]
 CONTINUES += ["During handling of the above exception", "CUDA kernel errors might be"]

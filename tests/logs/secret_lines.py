@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from dsmops.logs.tokens import TOKEN_SHAPES, TokenShape
+from dsmops.logs.rules.tokens import TOKEN_SHAPES, TokenShape
 
 ALNUM = string.ascii_letters + string.digits
 WORDS = [

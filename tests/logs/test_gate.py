@@ -10,7 +10,8 @@ import pytest
 
 from dsmops.logs import redact, redaction, scan
 from dsmops.logs.redaction import opened_block
-from dsmops.logs.rules import RULES, Rule
+from dsmops.logs.rules import RULES
+from dsmops.logs.rules.rule import Rule
 from tests.logs.test_redaction import KEY
 
 S = "Zq7vR2mXk9TbL4wPsN8d"

@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from dsmops.errors import FileAccessError, InputError
 from dsmops.logs import Clock, Formatter, Redactor, Style, load_or_create_key, redact, scan
 from dsmops.logs.redaction import _edited, _edits, shape_of
-from dsmops.logs.rules import RULES, opened_block
-from dsmops.logs.tokens import TOKEN_SHAPES, TokenShape
+from dsmops.logs.rules import RULES
+from dsmops.logs.rules.multiline import opened_block
+from dsmops.logs.rules.tokens import TOKEN_SHAPES, TokenShape
 from tests.logs.secret_lines import PLANTS, SECRET_NAMES, aws_id, example_token, ipv4, jwt
 from tests.logs.server_logs import DIALECTS, START, Event, server_log
 

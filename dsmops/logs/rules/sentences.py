@@ -1,0 +1,44 @@
+"""Rules for a value that a sentence names."""
+
+from __future__ import annotations
+
+from dsmops.logs.rules.edits import key_edit
+from dsmops.logs.rules.rule import Rule, words
+from dsmops.logs.rules.values import MOST_CHARS, quoted
+
+# A sentence names the value: `the password is ...`, `Incorrect API key provided: ...`.
+SENTENCE = Rule(
+    "key",
+    needles=words("key token pass secret credential"),
+    hint=(
+        r"(?i:key|token|pass(?:word|phrase|wort)|secret|credential)s?(?:\s\w{1,9})?\s?[:=]?\s?"
+        r"""["'`(]{0,2}[\w~+/-]{12}"""
+    ),
+    source=r"""
+    (?: (?<![A-Za-z0-9]) | (?<=[a-z])(?=[A-Z]) ) (?i: auth[ _-]?id | (?:api|access|secret|private)[ _-]?key | token | pass(?:word|phrase|wort) | secret | credential ) s?
+    (?= [\s:="'`(] ) (?: \s (?:is|was|provided|used|given|of) )? \s? [:=]? \s? ["'`(]{0,2}
+    (?P<bare> (?= [\w~+/.-]{0,99}\d ) (?: (?= [\w~+/.-]{0,99}[a-z] ) (?= [\w~+/.-]{0,99}[A-Z] ) (?! \w{1,40}(?:\.|::)[a-z]\w{1,40}(?:\.|::) ) [\w~+/-]{12,}
+      | [0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12} (?![\w-]) | (?= [A-Za-z0-9]{0,99}[A-Za-z] ) [A-Za-z0-9]{24,} (?![\w-]) ) )
+""",
+    edit=key_edit,
+)
+
+_SAID = r"""[^\s"'`,;()<>]"""
+PASSWORD_IN_SENTENCE = Rule(
+    "key",
+    needles=("pass", "key"),
+    hint=(
+        r"(?i:pass(?:word|phrase|code|wort)|passwd)\s(?:for\s|(?i:is|was):?\s)"
+        r"|(?i:unseal|recovery)\s(?i:key)\s"
+    ),
+    source=rf"""
+    (?<![A-Za-z0-9]) (?i: pass(?:word|phrase|code|wort) | passwd )
+    (?: \s for [^.\n]{{1,80}}? )?? \s (?i:is|was) :? \s
+    (?: {quoted("said")} | ` (?P<said_tick> [^`\n]{{1,{MOST_CHARS}}} ) `
+      | (?P<bare> (?={_SAID}{{0,99}}\d) (?={_SAID}{{0,99}}[A-Za-z]) {_SAID}{{6,128}}?
+          (?= [.,;)]? (?: \s | \\*["'] | $ ) ) ) )
+  | (?i: unseal | recovery ) \s (?i: key ) \s \d{{1,2}} : \s
+      (?P<share> [A-Za-z0-9+/]{{40,90}}={{0,2}} )
+""",
+    edit=key_edit,
+)
