@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import gc
+import hashlib
 import json
 import os
 import secrets
@@ -215,7 +216,7 @@ class RunFolder:
             FileAccessError: the file system has no locks.
         """
         try:
-            fcntl.lockf(self._leases, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _place(key))
+            fcntl.lockf(self._leases, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number_of(key))
         except OSError as exc:
             if exc.errno in _TAKEN:
                 return False
@@ -228,7 +229,7 @@ class RunFolder:
 
     def give_back(self, key: str) -> None:
         """End the lease of a recording."""
-        fcntl.lockf(self._leases, fcntl.LOCK_UN, 1, _place(key))
+        fcntl.lockf(self._leases, fcntl.LOCK_UN, 1, number_of(key))
 
     def note(self, note: Note) -> None:
         """Note a finished recording; its outputs are there.
@@ -247,7 +248,7 @@ class RunFolder:
                 os.write(self._own, b"\n")
         self._take_note(note)
 
-    def missing_outputs(self, endings: Sequence[str]) -> list[str]:
+    def missing_outputs(self, endings: Sequence[str]) -> set[str]:
         """Return the keys of what is done and has lost an output.
 
         An output is a name and an ending of `endings`, such as ".txt".
@@ -258,12 +259,12 @@ class RunFolder:
                 prefix = folder and f"{folder}/"
                 with suppress(OSError):
                     there.update([prefix + file for file in os.listdir(self.path / folder)])  # noqa: PTH208 fast
-            first, *others = endings
-            return [
+            return {
                 key
+                for ending in endings
                 for key, name in self._done.items()
-                if name + first not in there or any(name + other not in there for other in others)
-            ]
+                if name + ending not in there
+            }
 
 
 @contextmanager
@@ -300,5 +301,6 @@ def _notes_of(lines: bytes) -> list[Note]:
     return notes
 
 
-def _place(key: str) -> int:
-    return int(key[:15], 16)
+def number_of(key: str) -> int:
+    """Return a number of 60 bits that follows from a key, on every machine."""
+    return int(hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest()[:15], 16)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from dsmops.dtypes import PLAIN, Quantised
 from dsmops.files import replace_atomically
-from dsmops.operations.speech.incomplete import Incomplete
 from dsmops.operations.speech.many.listing import (
     ListedRecording,
     list_recordings,
@@ -23,7 +22,6 @@ from dsmops.operations.speech.many.work import (
     Shard,
     Work,
 )
-from dsmops.operations.speech.transcription import Transcription, require_finite, transcription_of
 from dsmops.progress import SILENT, Progress
 from dsmops.progress import waiting as waiting_for
 
@@ -32,6 +30,7 @@ if TYPE_CHECKING:
     from dsmops.dtypes import ComputeDType
     from dsmops.operations.models.stt import SttSource
     from dsmops.operations.speech.many.decoding import Decoders, Source
+    from dsmops.operations.speech.transcription import Transcription
     from dsmops.worker.models.stt import LoadedStt
     from dsmops.worker.runtime.stt.transcription import Recording
 
@@ -231,6 +230,9 @@ class _Engine:
         return (source.weight_done for source in self._running.values())
 
     def _finish(self, recording: Recording, loaded: LoadedStt, model: str) -> None:
+        from dsmops.operations.speech.incomplete import Incomplete
+        from dsmops.operations.speech.transcription import require_finite, transcription_of
+
         source = self._running.pop(recording)
         transcript = recording.transcript()
         figures = transcript.figures

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from dsmops.errors import InputError
 from dsmops.operations.speech.many.ahead import opened_ahead
-from dsmops.operations.speech.many.run_folder import Note, RunFolder
+from dsmops.operations.speech.many.run_folder import Note, RunFolder, number_of
 from dsmops.progress import Progress
 from dsmops.units import duration
 
@@ -54,7 +54,7 @@ class Shard:
         """Return those that are of this part."""
         if self.count == 1:
             return list(listed)
-        return [one for one in listed if int(one.key, 16) % self.count == self.number - 1]
+        return [one for one in listed if number_of(one.key) % self.count == self.number - 1]
 
 
 WHOLE = Shard()
@@ -102,7 +102,7 @@ class Work(Generic[_Listed]):
         self._endings = endings
         self._progress = progress
         done = run.done()
-        self._again = set(run.missing_outputs(endings))
+        self._again = run.missing_outputs(endings)
         self.waiting = [one for one in listed if one.key in self._again or one.key not in done]
         self.done_before = len(listed) - len(self.waiting)
         self.in_work_elsewhere = self.finished = self.words = 0

@@ -83,6 +83,18 @@ def test_notes_of_all_processes_are_seen_as_they_come(tmp_path: Path) -> None:
         assert later.done() == {key: f"name-{key}" for key in "abc"}
 
 
+def test_any_name_of_a_recording_can_be_noted(tmp_path: Path) -> None:
+    """Also bytes that are not UTF-8, and what JSON can name and no file system can."""
+    name = "a|b\n\udcff\ud800.wav"
+    key = f"/calls/{name}|17|1700000000000000000|0.0|None"
+    with RunFolder(tmp_path, SETTINGS) as run:
+        assert run.take(key)
+        run.note(Note(key, name, name, 1.0, 2))
+        run.give_back(key)
+    with RunFolder(tmp_path, SETTINGS) as later:
+        assert later.done() == {key: name}
+
+
 def test_a_note_that_was_cut_off_is_none(tmp_path: Path) -> None:
     """Neither it nor the next ones are lost or misread."""
     with RunFolder(tmp_path, SETTINGS) as run:
@@ -116,10 +128,10 @@ def test_outputs_that_are_gone_are_told(tmp_path: Path) -> None:
         (tmp_path / "deep").mkdir()
         (tmp_path / "deep" / "a.txt").touch()
         (tmp_path / "deep" / "b.txt").touch()
-        assert run.missing_outputs([".txt"]) == []
+        assert run.missing_outputs([".txt"]) == set()
         (tmp_path / "deep" / "b.txt").unlink()
-        assert run.missing_outputs([".txt"]) == ["b"]
-        assert set(run.missing_outputs([".txt", ".srt"])) == {"a", "b"}
+        assert run.missing_outputs([".txt"]) == {"b"}
+        assert run.missing_outputs([".txt", ".srt"]) == {"a", "b"}
 
 
 def test_the_index_says_what_the_notes_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
