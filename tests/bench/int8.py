@@ -152,7 +152,7 @@ def _measure(
         )
         times = {}
         for name, position in (("full", context + 10), ("half", context // 2 - TIMED_STEPS // 2)):
-            _fill_windows(engine.ring, position)
+            fill_windows(engine.ring, position)
             times[f"{name}_ms"] = _median_ms(engine.step)
         yield {
             "model": model,
@@ -169,7 +169,7 @@ def _measure(
         torch.cuda.empty_cache()
 
 
-def _fill_windows(ring: RingState, position: int) -> None:
+def fill_windows(ring: RingState, position: int) -> None:
     """Let every stream have done `position` steps, with random keys and values."""
     import torch
 

@@ -55,7 +55,7 @@ class CausalConv(nn.Module):
     def prepare(self) -> None:
         """Lay the loaded weights out with channels innermost.
 
-        The kernels for tensor cores read them in this order.
+        The kernels for tensor cores read them in this order, and so do plain products.
         """
         self.weight.data = self.weight.data.transpose(1, 2).contiguous().transpose(1, 2)
 
@@ -89,18 +89,19 @@ class CausalConv(nn.Module):
                 if state.started is not None:
                     state.started.logical_or_(exec_mask)
         channels, taps = self.weight.shape[1:]
-        if taps > 1 and channels > 1:
+        if taps > 1 and channels > 1 and (state is None or not x.is_cpu):
             # As an image of one line: conv1d would bring the channels outermost and back, at twice
             # the cost of the convolution itself.
             return F.conv2d(
                 x.unsqueeze(2), self.weight.unsqueeze(2), self.bias, stride=(1, self.stride)
             ).squeeze(2)
         # One tap, or a single input channel: a plain product, several times faster than what cuDNN
-        # picks at large batches.
-        rows = (
-            x.transpose(1, 2) if taps == 1 else x[:, 0].unfold(-1, taps, self.stride).contiguous()
-        )
-        return F.linear(rows, self.weight.flatten(1), self.bias).transpose(1, 2)
+        # picks at large batches. A stream's step on a CPU too: its convolutions lay the weights out
+        # again in each call, which takes longer than the product.
+        inputs = x.transpose(1, 2)
+        if taps > 1:
+            inputs = inputs.unfold(1, taps, self.stride).transpose(2, 3).flatten(2).contiguous()
+        return F.linear(inputs, self.weight.transpose(1, 2).flatten(1), self.bias).transpose(1, 2)
 
     def _left_context(self, x: Tensor, state: ConvState | None) -> Tensor:
         start = (
