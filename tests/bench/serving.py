@@ -47,8 +47,7 @@ def serve(device: str, slots: int, fronts: int) -> None:
     from dsmops.worker.serving.logs import Level, ServerLog
     from dsmops.worker.serving.processes import Device
     from dsmops.worker.serving.server import serve as serve_alone
-    from dsmops.worker.serving.site import WorkerSettings
-    from dsmops.worker.serving.stt import SttSettings
+    from dsmops.worker.serving.settings import SttSettings, WorkerSettings
     from dsmops.worker.serving.supervisor import serve_split
 
     module = SttSettings(

@@ -22,13 +22,16 @@ from dsmops.errors import DsmopsError, InputError
 from dsmops.worker.runtime.tts.interface import TtsRequest
 from dsmops.worker.runtime.tts.machine import TtsPacing
 from dsmops.worker.serving.addresses import Listening
-from dsmops.worker.serving.connection import Limits
 from dsmops.worker.serving.logs import Level, ServerLog
 from dsmops.worker.serving.processes import Device
-from dsmops.worker.serving.site import ModuleSettings, WorkerSettings
-from dsmops.worker.serving.stt import SttSettings
+from dsmops.worker.serving.settings import (
+    Limits,
+    ModuleSettings,
+    SttSettings,
+    TtsSettings,
+    WorkerSettings,
+)
 from dsmops.worker.serving.supervisor import serve_split
-from dsmops.worker.serving.tts import TtsSettings
 from tests.support.engines import EchoEngine, Letters
 from tests.support.tts_client import TTS_PATH
 from tests.support.tts_engines import TalkEngine

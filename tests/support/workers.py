@@ -19,11 +19,15 @@ from urllib.parse import urlsplit
 from dsmops.errors import DsmopsError
 from dsmops.worker.runtime.stt.interface import SttEngineProtocol
 from dsmops.worker.serving.addresses import Listening
-from dsmops.worker.serving.connection import Limits
 from dsmops.worker.serving.logs import Level, ServerLog
-from dsmops.worker.serving.server import Ended, Server
-from dsmops.worker.serving.site import ModuleSettings, WorkerSettings
-from dsmops.worker.serving.stt import SttSettings
+from dsmops.worker.serving.server import Server
+from dsmops.worker.serving.settings import (
+    Ended,
+    Limits,
+    ModuleSettings,
+    SttSettings,
+    WorkerSettings,
+)
 from dsmops.worker.serving.token_keys import TokenSettings
 from tests.support.engines import EchoEngine
 from tests.support.processes import python

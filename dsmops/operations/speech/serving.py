@@ -42,9 +42,7 @@ if TYPE_CHECKING:
     from dsmops.worker.runtime.tts.engine import TtsEngine
     from dsmops.worker.serving.addresses import Listening
     from dsmops.worker.serving.processes import Device
-    from dsmops.worker.serving.server import Ended
-    from dsmops.worker.serving.site import ModuleSettings
-    from dsmops.worker.serving.tts import TtsSettings
+    from dsmops.worker.serving.settings import Ended, ModuleSettings, TtsSettings
 
 _EXPOSURE = ("public-token-exposed",)
 """Errors of the lint with which the server does work: it is the operator's decision."""
@@ -274,8 +272,7 @@ def serve(
     Errors as for `find_stt` and `worker.server.serve`.
     """
     from dsmops.worker.serving.logs import DailyFile, Level, ServerLog
-    from dsmops.worker.serving.server import serve as serve_settings
-    from dsmops.worker.serving.site import WorkerSettings
+    from dsmops.worker.serving.settings import WorkerSettings
 
     served = [
         module_settings(service.path, module, options, progress) for module in service.modules
@@ -298,6 +295,8 @@ def serve(
     )
     try:
         if not fronts:
+            from dsmops.worker.serving.server import serve as serve_settings
+
             return serve_settings(settings, log, on_ready)
         from dsmops.worker.serving.supervisor import serve_split
 
@@ -317,7 +316,7 @@ def module_settings(
         return _tts_settings(path, module, options, progress)
 
     from dsmops.worker.runtime.facts import FactsBoard
-    from dsmops.worker.serving.stt import STT_SESSIONS, SttSettings
+    from dsmops.worker.serving.settings import STT_SESSIONS, SttSettings
 
     source = find_stt_module(path, module, progress=progress)
     slots = module.whole("batch_size") if module.type == "BatchedAsr" else STT_SESSIONS
@@ -340,7 +339,7 @@ def module_settings(
 
 def _tts_settings(path: Path, module: Module, options: Options, progress: Progress) -> TtsSettings:
     from dsmops.worker.runtime.facts import FactsBoard
-    from dsmops.worker.serving.tts import TtsSettings
+    from dsmops.worker.serving.settings import TtsSettings
 
     source = find_tts_module(path, module, progress=progress)
     model = published_tts(module)

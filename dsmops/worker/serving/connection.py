@@ -13,45 +13,13 @@ import contextlib
 import struct
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from aiohttp import WSMessage, WSMsgType, web
 
 from dsmops.protocol import CloseCode
+from dsmops.worker.serving.settings import Limits
 from dsmops.worker.serving.throttle import Bucket
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a client may take. Those up to `tts_silence_s` are moshi-server's."""
-
-    ping_s: float = 10.0
-    """A ping goes out after so long without anything to send."""
-    silence_s: float = 20.0
-    """A speech-to-text client that sends no frame for so long is dropped."""
-    no_audio_s: float = 120.0
-    """The same without a binary frame; noticed when another frame comes."""
-    session_s: float | None = None
-    tts_silence_s: float = 30.0
-    """Without any frame from a text-to-speech client, the end; those that only listen answer
-    pings."""
-    stalled_s: float = 20.0
-    """A client that reads nothing for so long is dropped."""
-    close_s: float = 1.0
-    """For the client's part of the closing handshake."""
-    body_s: float = 60.0
-    """For the body of a post, 2 MiB at most."""
-    first_request_s: float = 15.0
-    """For the first request's head on a new connection."""
-    connections: int | None = None
-    """Connections at once; None: what the limit of open files leaves."""
-    waiting_posts: int = 64
-    """Posts that wait for a slot, with at most 2 MiB each; further ones get 503."""
-    upload_bytes: int = 25 << 20
-    """Bytes of a file in a form, as OpenAI allows them; beyond 2 MiB it lies on disk."""
-    post_audio_s: float = 7200.0
-    """Seconds of audio in one post. 2 MiB of FLAC can hold 162 hours of silence."""
 
 
 class Ending(Exception):  # noqa: N818 not every ending is an error

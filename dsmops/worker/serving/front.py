@@ -22,19 +22,19 @@ from dsmops.worker.serving.lines import RemoteLine, RemoteSttLine, RemoteTtsLine
 from dsmops.worker.serving.logs import ASR, BATCHED_ASR, MAIN, Level
 from dsmops.worker.serving.metrics import Metrics
 from dsmops.worker.serving.module import ModuleContext, Remote
+from dsmops.worker.serving.observers import log_marker
 from dsmops.worker.serving.processes import Plan, return_freed_memory
 from dsmops.worker.serving.server import shutting_down
+from dsmops.worker.serving.settings import ModuleSettings, SttSettings, TtsSettings
 from dsmops.worker.serving.site import (
     Module,
-    ModuleSettings,
     Site,
     access_of,
     log_failures,
+    open_module,
     silence_libraries,
 )
-from dsmops.worker.serving.stt import SttSettings, log_marker
 from dsmops.worker.serving.stt_connection import BATCHED
-from dsmops.worker.serving.tts import TtsSettings
 
 _REPORT_EVERY_S = 0.05
 """How often the supervisor learns during a drain whether clients are still served."""
@@ -122,7 +122,7 @@ class _Front:
                 )
             },
         )
-        self._modules = [module.open(context) for module in settings.modules]
+        self._modules = [open_module(module, context) for module in settings.modules]
         self._site = Site(settings, self._modules, access, self._log, self._metrics)
         event_loop.add_reader(plan.bells[self._number], self._on_bell)
         event_loop.add_reader(self._channel, self._on_message)

@@ -26,10 +26,9 @@ from dsmops.worker.serving.channel import Channel, ChannelLog, describe_error
 from dsmops.worker.serving.lines import Shared
 from dsmops.worker.serving.logs import UTILS, Level, Shown, causes
 from dsmops.worker.serving.metrics import Metrics
+from dsmops.worker.serving.observers import open_tts_loop, stt_observer
 from dsmops.worker.serving.processes import Plan
-from dsmops.worker.serving.site import ModuleSettings
-from dsmops.worker.serving.stt import SttSettings, stt_observer
-from dsmops.worker.serving.tts import TtsSettings, open_tts_loop
+from dsmops.worker.serving.settings import ModuleSettings, SttSettings, TtsSettings
 
 _STOP_S = 0.5
 """For the steps under way at the end; a step that hangs is left to the supervisor."""

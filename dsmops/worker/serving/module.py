@@ -22,13 +22,13 @@ from dsmops.worker.serving.access import Access, caller_of
 from dsmops.worker.serving.connection import (
     Connection,
     Ending,
-    Limits,
     close_socket,
     forget_errors,
 )
 from dsmops.worker.serving.desk import Desk, Lender, LocalLender, Place
 from dsmops.worker.serving.logs import UTILS, Log, Origin, Shown, causes
 from dsmops.worker.serving.metrics import Metrics
+from dsmops.worker.serving.settings import Limits
 
 POST_PAUSE_S = 0.1
 """Pause between two checks whether a slot is free and the post's sender is still there."""
@@ -339,38 +339,6 @@ async def _check_line(line: Line) -> str | None:
                 return f"the model has made no step for {begin_s - board.last_step_s:.1f} s"
             await asyncio.sleep(_READY_PAUSE_S)
     return None if line.failure is None else line.failure.message
-
-
-def log_engine(log: Log, origin: Origin, model_name: str, board: FactsBoard, slots: int) -> None:
-    """Log where the engine of this process computes; loudly where that is not what was wanted."""
-    facts = board.own
-    if facts is None:
-        return
-    memory = {} if facts.memory_bytes is None else {"memory_mib": facts.memory_bytes >> 20}
-    log.info(
-        origin,
-        "engine is loaded",
-        model=Shown(model_name),
-        device=facts.device,
-        name=facts.device_name,
-        dtype=facts.dtype,
-        streams=slots,
-        **memory,
-        attention="pytorch" if facts.no_kernels or facts.device == "cpu" else "kernels",
-    )
-    if facts.no_kernels:
-        log.warn(
-            origin,
-            "attention is computed in PyTorch, which is slower and takes more memory for int8",
-            reason=facts.no_kernels,
-        )
-    if facts.fallback:
-        log.warn(
-            origin,
-            "computing on the CPU, which is slow: `dsmops check-gpu` shows what is wrong with the"
-            " GPU, --require-gpu refuses to start so, and --cpu says that it is meant",
-            reason=facts.fallback,
-        )
 
 
 def client_fields(request: web.Request) -> dict[str, str]:

@@ -24,9 +24,12 @@ from dsmops.worker.runtime.tts.rings import TtsRings
 from dsmops.worker.serving.channel import Channel
 from dsmops.worker.serving.lines import MOST_HEADS, Shared
 from dsmops.worker.serving.metrics import MetricsBoard
-from dsmops.worker.serving.site import ModuleSettings, WorkerSettings
-from dsmops.worker.serving.stt import SttSettings
-from dsmops.worker.serving.tts import TtsSettings
+from dsmops.worker.serving.settings import (
+    ModuleSettings,
+    SttSettings,
+    TtsSettings,
+    WorkerSettings,
+)
 
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8

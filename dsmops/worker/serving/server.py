@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from dsmops.protocol import CloseCode
@@ -23,31 +22,23 @@ from dsmops.worker.serving.connection import Ending
 from dsmops.worker.serving.logs import MAIN, ServerLog, Shown
 from dsmops.worker.serving.metrics import Metrics
 from dsmops.worker.serving.module import ModuleContext
-from dsmops.worker.serving.site import (
+from dsmops.worker.serving.settings import (
     PARTING_S,
+    PATIENT_SIGNALS,
+    Ended,
+    WorkerSettings,
+    build_info,
+)
+from dsmops.worker.serving.site import (
     Module,
     Site,
-    WorkerSettings,
     access_of,
-    build_info,
     log_failures,
+    open_module,
     silence_libraries,
 )
 
-PATIENT_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
-"""After these conversations may end by themselves."""
 _POLL_S = 0.05
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """How serving ended: the signal, and whether a step hangs.
-
-    A hanging step would keep the process alive.
-    """
-
-    signal: signal.Signals
-    hangs: bool
 
 
 def serve(settings: WorkerSettings, log: ServerLog, on_ready: Callable[[Listening], None]) -> Ended:
@@ -103,7 +94,7 @@ class Server:
                 settings.limits,
                 collector,
             )
-            self._modules = [module.open(context) for module in settings.modules]
+            self._modules = [open_module(module, context) for module in settings.modules]
             site = Site(settings, self._modules, access, self._log, self._metrics)
             try:
                 if await self._load(stopped):

@@ -6,57 +6,43 @@ It serves in one process alone, or in each of several fronts.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import platform
 import socket
-import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol, cast
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from dsmops import __version__
 from dsmops.errors import DsmopsError
-from dsmops.worker.runtime.facts import FactsBoard
 from dsmops.worker.serving import page
 from dsmops.worker.serving.access import Access
 from dsmops.worker.serving.admission import Acceptor, Admission, most_connections, note_request
-from dsmops.worker.serving.connection import Ending, Limits
+from dsmops.worker.serving.connection import Ending
 from dsmops.worker.serving.logs import MAIN, UTILS, Log, Shown
 from dsmops.worker.serving.metrics import CONTENT_TYPE, Metrics
 from dsmops.worker.serving.module import ModuleContext
 from dsmops.worker.serving.openai.refusals import restated
 from dsmops.worker.serving.openai.routes import OpenAiRoutes
+from dsmops.worker.serving.settings import (
+    BUILD_INFO,
+    ModuleSettings,
+    SttSettings,
+    TtsSettings,
+    WorkerSettings,
+)
+from dsmops.worker.serving.stt import SttModule
 from dsmops.worker.serving.tally import Tally
 from dsmops.worker.serving.throttle import Bucket
-from dsmops.worker.serving.token_keys import Tokens, TokenSettings
+from dsmops.worker.serving.token_keys import Tokens
+from dsmops.worker.serving.tts import TtsModule
 
 MAX_BODY_BYTES = 2 << 20
-DRAIN_S = 8.0
-"""How long conversations may go on after SIGTERM. Docker kills after 10 s."""
-PARTING_S = 1.5
-"""For the closing handshakes of the remaining clients."""
 STRANGERS_PER_S, STRANGERS_AT_ONCE = 100.0, 200.0
 """Requests without a known key, over all connections; those for health do not count."""
 _HEALTH = ("/livez", "/readyz")
 _logger = logging.getLogger(__name__)
-
-BUILD_INFO = {
-    **dict.fromkeys(
-        ("build_timestamp", "build_date", "git_branch", "git_timestamp", "git_date", "git_hash"),
-        "unknown",
-    ),
-    "git_describe": f"dsmops {__version__}",
-    "rustc_host_triple": f"{platform.machine()}-unknown-{platform.system().lower()}",
-    "rustc_version": f"none, Python {platform.python_version()}",
-    "cargo_target_triple": f"{platform.machine()}-unknown-{platform.system().lower()}",
-}
-"""The keys of moshi-server's, all strings; `git_describe` says who answers."""
 
 
 class Module(Protocol):
@@ -76,33 +62,14 @@ class Module(Protocol):
     def end(self, ending: Ending) -> None: ...
 
 
-class ModuleSettings(Protocol):
-    """A module of the config."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def facts(self) -> FactsBoard: ...
-    def open(self, context: ModuleContext) -> Module: ...
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerSettings:
-    """What to serve, and where. `port` 0 lets the system choose."""
-
-    addr: str
-    port: int
-    static_dir: Path
-    authorized_ids: Sequence[str]
-    modules: Sequence[ModuleSettings]
-    limits: Limits = field(default_factory=Limits)
-    drain_s: float = DRAIN_S
-    allowed_origins: Sequence[str] = ()
-    """Origins of pages of other sites that may use the server; `*` is every site."""
-    tokens: TokenSettings | None = None
-    """The tokens that let callers in beside `authorized_ids`."""
-    started_s: int = field(default_factory=lambda: int(time.time()))
-    """When the server was started, as a Unix time; the same in all its processes."""
+def open_module(settings: ModuleSettings, context: ModuleContext) -> Module:
+    """Return a module of the config, not yet started."""
+    match settings:
+        case SttSettings():
+            return SttModule(settings, context)
+        case TtsSettings():
+            return TtsModule(settings, context)
+    raise TypeError(type(settings).__name__)
 
 
 class Site:
@@ -343,9 +310,3 @@ def access_of(settings: WorkerSettings, log: Log, metrics: Metrics) -> Access:
 
     tokens = None if settings.tokens is None else Tokens(settings.tokens, warn)
     return Access(settings.authorized_ids, refused, tokens)
-
-
-def build_info() -> Shown:
-    """Return what the log says of the build."""
-    build = ", ".join(f"{key}: {json.dumps(value)}" for key, value in BUILD_INFO.items())
-    return Shown(f"BuildInfo {{ {build} }}")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from aiohttp import web
@@ -14,24 +14,22 @@ from aiohttp import web
 from dsmops import protocol
 from dsmops.errors import DsmopsError
 from dsmops.protocol import NO_FREE_CHANNELS, CloseCode
-from dsmops.worker.runtime.facts import FactsBoard
-from dsmops.worker.runtime.stt.interface import SttEngineProtocol, SttTokenizer
-from dsmops.worker.runtime.stt.loop import SttLoop, SttObserver
+from dsmops.worker.runtime.stt.loop import SttLoop
 from dsmops.worker.runtime.stt.stream import SttEvent, SttStream
 from dsmops.worker.runtime.stt.words import SttWord, SttWordEnd
-from dsmops.worker.serving.connection import Connection, Ending, Limits
+from dsmops.worker.serving.connection import Connection, Ending
 from dsmops.worker.serving.desk import Place
-from dsmops.worker.serving.logs import ASR, BATCHED_ASR, MAIN, UTILS, Log, Origin, Shown
-from dsmops.worker.serving.metrics import Metrics
+from dsmops.worker.serving.logs import ASR, BATCHED_ASR, MAIN, UTILS, Shown
 from dsmops.worker.serving.module import (
     Line,
     LoopModule,
     ModuleContext,
     NoFreeSlotError,
     client_fields,
-    log_engine,
     read_body,
 )
+from dsmops.worker.serving.observers import stt_observer
+from dsmops.worker.serving.settings import Limits, SttSettings
 from dsmops.worker.serving.stt_connection import (
     BATCHED,
     UNBATCHED,
@@ -41,36 +39,7 @@ from dsmops.worker.serving.stt_connection import (
 )
 from dsmops.worker.serving.stt_recording import Recording, RecordingTooLongError
 
-STT_SESSIONS = 8
-"""Slots of an `Asr` module, whose config names no number. The original makes a new model state for
-each session, without a limit."""
 _ASR_SESSION_S = 360.0
-
-
-@dataclass(frozen=True, slots=True)
-class SttSettings:
-    """One module of the config.
-
-    `module_type` is `BatchedAsr` or `Asr`; the file names are for `/api/modules_info`.
-    """
-
-    name: str
-    module_type: str
-    path: str
-    slots: int
-    lm_file: str
-    audio_tokenizer_file: str
-    open_engine: Callable[[], SttEngineProtocol]
-    open_tokenizer: Callable[[], SttTokenizer] | None = None
-    """For fronts, which have no engine. Without it the module is served in one process."""
-    model_name: str = ""
-    """The model's own name, empty where it is not known."""
-    facts: FactsBoard = field(default_factory=FactsBoard)
-    """What the engines say of themselves once they are loaded."""
-
-    def open(self, context: ModuleContext) -> SttModule:
-        """Return the module, not yet started."""
-        return SttModule(self, context)
 
 
 class SttLine(Line, Protocol):
@@ -258,41 +227,3 @@ class SttModule(LoopModule[SttStream]):
             self._log.info(BATCHED_ASR, ending.logged, batch_idx=stream.slot)
         else:
             self._log.error(ASR, ending.logged)
-
-
-def stt_observer(
-    settings: SttSettings,
-    log: Log,
-    metrics: Metrics,
-    *,
-    started: Callable[[], None],
-    news: Callable[[Iterable[SttStream]], None],
-    died: Callable[[DsmopsError], None],
-) -> SttObserver:
-    """Return what logs and counts the work of a loop, and passes the rest on."""
-    is_batched = settings.module_type == BATCHED.module_type
-    origin = BATCHED_ASR if is_batched else ASR
-
-    def on_started(slots: int) -> None:
-        log_engine(log, origin, settings.model_name or settings.name, settings.facts, slots)
-        log.info(origin, f"starting asr loop {slots}")
-        started()
-
-    def stepped(step_ms: float, step_idx: int, with_data: int) -> None:
-        log.info(origin, f"{step_ms:.2f}ms", step_idx=step_idx, with_data=with_data)
-        if is_batched:
-            metrics.asr.stepped(step_ms / 1000)
-
-    return SttObserver(
-        warming_up=lambda: log.info(origin, "warming-up the asr"),
-        started=on_started,
-        stepped=stepped,
-        marker=lambda slot, marker_id: log_marker(log, origin, slot, marker_id),
-        news=news,
-        died=died,
-    )
-
-
-def log_marker(log: Log, origin: Origin, slot: int, marker_id: int) -> None:
-    """Log a marker as it comes."""
-    log.info(origin, "received marker", bid=slot, id=marker_id)

@@ -14,7 +14,8 @@ from dsmops.protocol import CloseCode
 from dsmops.worker.runtime.loop import Started, StreamFailed
 from dsmops.worker.runtime.stt.stream import SttEvent, SttMarkerReached, SttStepped, SttStream
 from dsmops.worker.runtime.stt.words import SttWord, SttWordEnd
-from dsmops.worker.serving.connection import Connection, Ending, Limits
+from dsmops.worker.serving.connection import Connection, Ending
+from dsmops.worker.serving.settings import Limits
 
 
 @dataclass(frozen=True, slots=True)

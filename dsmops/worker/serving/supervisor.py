@@ -27,13 +27,17 @@ from dsmops.errors import DsmopsError, ModelLoopError
 from dsmops.worker.serving.addresses import Listening, reserve, where
 from dsmops.worker.serving.channel import Message, describe_error, parse_error, parse_record
 from dsmops.worker.serving.desk import Desk, Place, Turn
-from dsmops.worker.serving.front import run_front
 from dsmops.worker.serving.logs import MAIN, UTILS, ServerLog, Shown
 from dsmops.worker.serving.metrics import Metrics
 from dsmops.worker.serving.model_process import run_models
 from dsmops.worker.serving.processes import Child, Device, Plan, start
-from dsmops.worker.serving.server import PATIENT_SIGNALS, Ended
-from dsmops.worker.serving.site import PARTING_S, WorkerSettings, build_info
+from dsmops.worker.serving.settings import (
+    PARTING_S,
+    PATIENT_SIGNALS,
+    Ended,
+    WorkerSettings,
+    build_info,
+)
 
 _TURN_S = 0.05
 _RETRY_S = 0.002
@@ -169,6 +173,9 @@ class _Supervisor:
         self._watch(model)
 
     def _start_front(self, number: int) -> _Front:
+        # It takes half a second of imports. The model processes compute meanwhile.
+        from dsmops.worker.serving.front import run_front
+
         others = [other.child.channel for other in self._channels()]
         child = start(
             "dsmops-front",

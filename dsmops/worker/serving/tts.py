@@ -10,8 +10,8 @@ import asyncio
 import contextlib
 import json
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from aiohttp import web
@@ -19,25 +19,19 @@ from aiohttp import web
 from dsmops.audio import Samples, pcm_16, stream_header
 from dsmops.errors import DsmopsError, InputError
 from dsmops.protocol import NO_FREE_CHANNELS, CloseCode, TtsFormat
-from dsmops.worker.runtime.facts import FactsBoard
 from dsmops.worker.runtime.loop import StreamFailed
-from dsmops.worker.runtime.tts.interface import TtsEngineProtocol, TtsRequest, TtsTokenizer
+from dsmops.worker.runtime.tts.interface import TtsRequest
 from dsmops.worker.runtime.tts.loop import (
     TtsConversation,
     TtsEnded,
     TtsEvent,
     TtsLoop,
-    TtsObserver,
     TtsRefused,
-    TtsStepped,
-    TtsStream,
 )
-from dsmops.worker.runtime.tts.machine import TtsPacing
 from dsmops.worker.runtime.tts.utterance import TtsAudio
 from dsmops.worker.serving.connection import Ending
 from dsmops.worker.serving.desk import Place
-from dsmops.worker.serving.logs import MAIN, PY, UTILS, Log, Shown, causes
-from dsmops.worker.serving.metrics import Metrics
+from dsmops.worker.serving.logs import MAIN, PY, UTILS, Shown, causes
 from dsmops.worker.serving.module import (
     POST_PAUSE_S,
     Line,
@@ -46,10 +40,11 @@ from dsmops.worker.serving.module import (
     NoFreeSlotError,
     client_fields,
     cut,
-    log_engine,
     read_body,
     require_sender,
 )
+from dsmops.worker.serving.observers import open_tts_loop
+from dsmops.worker.serving.settings import TtsSettings
 from dsmops.worker.serving.tts_connection import SKIPPED, TtsConnection, TtsWire, refusal
 
 SCRIPT = "tts.py"
@@ -59,40 +54,6 @@ SCRIPT = "tts.py"
 _LONGEST_NAME = 255
 """Characters of a voice's name; no file system takes a longer part of a path."""
 _SHOWN_NAME = 80
-
-
-@dataclass(frozen=True, slots=True)
-class TtsSettings:
-    """One `Py` module of the config.
-
-    `find_voice` returns the voices, main speaker first, that a name stands for, the default's for
-    an empty name; it may read files, on any thread, and raises InputError for a name that stands
-    for none. `request` is how streams speak where they do not say: all but voices and seed of it
-    counts.
-    """
-
-    name: str
-    path: str
-    open_engine: Callable[[], TtsEngineProtocol]
-    find_voice: Callable[[str], tuple[Samples, ...]]
-    request: TtsRequest
-    pacing: TtsPacing
-    interleaved_text_only: int
-    slots: int = 0
-    """Slots of the engine; fronts must know them before it is loaded."""
-    open_tokenizer: Callable[[], TtsTokenizer] | None = None
-    """For fronts, which have no engine. Without it the module is served in one process."""
-    model_name: str = ""
-    """The model's own name, empty where it is not known."""
-    facts: FactsBoard = field(default_factory=FactsBoard)
-    """What the engines say of themselves once they are loaded."""
-    list_voices: Callable[[], Sequence[str]] = tuple
-    """Names of the voices; it may ask the hub, on any thread."""
-    default_voice: str = ""
-
-    def open(self, context: ModuleContext) -> TtsModule:
-        """Return the module, not yet started."""
-        return TtsModule(self, context)
 
 
 class TtsLine(Line, Protocol):
@@ -313,36 +274,6 @@ class TtsModule(LoopModule[TtsConversation]):
 
     def _log_timeout(self, ending: Ending, stream: TtsConversation) -> None:
         self._log.info(PY, ending.logged, bidx=stream.slot)
-
-
-def open_tts_loop(
-    settings: TtsSettings,
-    log: Log,
-    metrics: Metrics,
-    *,
-    started: Callable[[], None],
-    news: Callable[[Iterable[TtsStream]], None],
-    died: Callable[[DsmopsError], None],
-) -> TtsLoop:
-    """Return a module's loop, whose work is logged and counted."""
-
-    def on_started(slots: int) -> None:
-        log_engine(log, PY, settings.model_name or settings.name, settings.facts, slots)
-        log.info(PY, "starting-up the py model loop")
-        started()
-
-    def stepped(step: TtsStepped) -> None:
-        metrics.py.stepped(step.step_ms / 1000, missing_words=step.starving, could_run=step.ready)
-
-    return TtsLoop(
-        settings.name,
-        settings.open_engine,
-        TtsObserver(
-            warming_up=lambda: None, started=on_started, stepped=stepped, news=news, died=died
-        ),
-        pacing=settings.pacing,
-        interleaved_text_only=settings.interleaved_text_only,
-    )
 
 
 def _cut_name(name: str) -> str:

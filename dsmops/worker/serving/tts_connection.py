@@ -17,8 +17,9 @@ from dsmops.worker.runtime.loop import Started, StreamFailed
 from dsmops.worker.runtime.tts.interface import TtsRequest
 from dsmops.worker.runtime.tts.loop import TtsConversation, TtsEnded, TtsEvent, TtsRefused
 from dsmops.worker.runtime.tts.utterance import TtsAudio, TtsWord
-from dsmops.worker.serving.connection import Connection, Ending, Limits
+from dsmops.worker.serving.connection import Connection, Ending
 from dsmops.worker.serving.logs import PY, Log
+from dsmops.worker.serving.settings import Limits
 
 SKIPPED = "characters that the tokenizer does not know were skipped"
 

@@ -18,7 +18,7 @@ from dsmops.errors import InputError, SourceError
 from dsmops.operations.speech.remote_synthesis import synthesize_remotely
 from dsmops.worker.runtime.tts.interface import TtsRequest
 from dsmops.worker.runtime.tts.machine import TtsPacing
-from dsmops.worker.serving.tts import TtsSettings
+from dsmops.worker.serving.settings import TtsSettings
 from tests.support.engines import EchoEngine
 from tests.support.tts_client import TTS_PATH
 from tests.support.tts_engines import TalkEngine

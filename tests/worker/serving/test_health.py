@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from dsmops.worker.serving import module
-from dsmops.worker.serving.tts import TtsSettings
+from dsmops.worker.serving.settings import TtsSettings
 from tests.support.engines import EchoEngine
 from tests.support.stt_client import SttClient
 from tests.support.workers import KEY, ThreadedServer, request

@@ -19,7 +19,7 @@ import soundfile
 
 from dsmops.worker.serving import admission, tally
 from dsmops.worker.serving.admission import most_connections
-from dsmops.worker.serving.connection import Limits
+from dsmops.worker.serving.settings import Limits
 from tests.support.engines import EchoEngine
 from tests.support.stt_client import SttClient
 from tests.support.tts_client import TTS_PATH, TtsClient

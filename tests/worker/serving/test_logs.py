@@ -29,7 +29,7 @@ from dsmops.worker.serving.logs import (
     Shown,
     causes,
 )
-from dsmops.worker.serving.module import log_engine
+from dsmops.worker.serving.observers import log_engine
 
 AT_NS = 1_763_195_953_344_657_123
 """2025-11-15T08:39:13.344657123Z"""

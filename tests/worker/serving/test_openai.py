@@ -14,7 +14,7 @@ import pytest
 import soundfile
 
 from dsmops.audio import read
-from dsmops.worker.serving.connection import Limits
+from dsmops.worker.serving.settings import Limits
 from tests.support.served_tiny import KEY, RECORDINGS
 from tests.support.workers import KEY as ECHO_KEY
 from tests.support.workers import ThreadedServer, WorkerProcess, request

@@ -20,9 +20,9 @@ from websockets.sync.client import ClientConnection, connect
 
 from dsmops.audio import A_LAW, MU_LAW, read
 from dsmops.worker.runtime.stt.interface import SttOutput
-from dsmops.worker.serving.connection import Limits
 from dsmops.worker.serving.openai.realtime_input import InputAudio, default_settings, updated
 from dsmops.worker.serving.openai.refusals import Refusal
+from dsmops.worker.serving.settings import Limits
 from tests.support.engines import EchoEngine
 from tests.support.served_tiny import KEY as TINY_KEY
 from tests.support.served_tiny import RECORDINGS

@@ -18,7 +18,7 @@ from dsmops.logs import Clock, parse
 from dsmops.worker.runtime.stt.loop import WARM_UP_STEPS
 from dsmops.worker.runtime.stt.stream import MOST_EVENTS, SttStream
 from dsmops.worker.serving.addresses import bind, where
-from dsmops.worker.serving.connection import Limits
+from dsmops.worker.serving.settings import Limits
 from dsmops.worker.serving.stt import SttModule
 from tests.support.engines import EchoEngine
 from tests.support.stt_client import FRAME, Message, SttClient

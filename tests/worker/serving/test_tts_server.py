@@ -27,8 +27,7 @@ from dsmops.logs import Clock, parse
 from dsmops.worker.runtime.tts.interface import TtsRequest
 from dsmops.worker.runtime.tts.loop import MOST_EVENTS
 from dsmops.worker.runtime.tts.machine import TtsPacing
-from dsmops.worker.serving.connection import Limits
-from dsmops.worker.serving.tts import TtsSettings
+from dsmops.worker.serving.settings import Limits, TtsSettings
 from tests.support.tts_client import TTS_PATH, TtsClient, audio, words
 from tests.support.tts_engines import BROKEN, TalkEngine
 from tests.support.workers import KEY, Answer, ThreadedServer, request

@@ -13,8 +13,8 @@ from typing import BinaryIO, cast
 from aiohttp import BodyPartReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from dsmops.worker.serving.connection import Limits
 from dsmops.worker.serving.openai.refusals import Refusal, require_choice
+from dsmops.worker.serving.settings import Limits
 
 FILE = "file"
 _IN_MEMORY_BYTES = 2 << 20

@@ -18,7 +18,7 @@ from aiohttp import WSMessage, WSMsgType, web
 from dsmops.protocol import CloseCode
 from dsmops.worker.runtime.loop import StreamFailed
 from dsmops.worker.runtime.stt.stream import SttEvent, SttStream
-from dsmops.worker.serving.connection import Connection, Ending, Limits
+from dsmops.worker.serving.connection import Connection, Ending
 from dsmops.worker.serving.logs import MAIN, Log
 from dsmops.worker.serving.module import client_fields
 from dsmops.worker.serving.openai.realtime_input import (
@@ -30,6 +30,7 @@ from dsmops.worker.serving.openai.realtime_input import (
 from dsmops.worker.serving.openai.realtime_turns import Event, Turns, new_event
 from dsmops.worker.serving.openai.refusals import Refusal
 from dsmops.worker.serving.openai.served import Served
+from dsmops.worker.serving.settings import Limits
 
 PROTOCOL = "realtime"
 """The subprotocol of browsers, which send their key as another one."""

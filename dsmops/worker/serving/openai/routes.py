@@ -9,13 +9,13 @@ from aiohttp.typedefs import Handler
 
 from dsmops.errors import DsmopsError
 from dsmops.worker.serving.access import Access
-from dsmops.worker.serving.connection import Limits
 from dsmops.worker.serving.logs import UTILS, Log, Shown
 from dsmops.worker.serving.openai.realtime import realtime
 from dsmops.worker.serving.openai.refusals import PREFIX, Refusal, as_refusal
 from dsmops.worker.serving.openai.served import Served
 from dsmops.worker.serving.openai.speech import speech
 from dsmops.worker.serving.openai.transcriptions import transcriptions
+from dsmops.worker.serving.settings import Limits
 
 
 class OpenAiRoutes:

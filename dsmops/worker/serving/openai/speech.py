@@ -12,11 +12,11 @@ from aiohttp import web
 from dsmops.audio import StreamEncoder, StreamFormat, open_encoder
 from dsmops.errors import DsmopsError, InputError
 from dsmops.worker.runtime.tts.loop import MOST_TEXT
-from dsmops.worker.serving.connection import Limits
 from dsmops.worker.serving.logs import MAIN, Log
 from dsmops.worker.serving.module import client_fields, cut, read_body
 from dsmops.worker.serving.openai.refusals import Refusal, as_refusal, event, require_choice
 from dsmops.worker.serving.openai.served import Served
+from dsmops.worker.serving.settings import Limits
 from dsmops.worker.serving.tts import Speech, TtsModule
 
 _DEFAULT_FORMAT = StreamFormat.MP3

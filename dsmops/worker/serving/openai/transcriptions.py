@@ -11,12 +11,12 @@ from aiohttp import web
 from dsmops.captions import WORD_MS, cues_of, srt, webvtt
 from dsmops.errors import DsmopsError
 from dsmops.worker.runtime.stt.words import SttWord, SttWordEnd, TimedWord
-from dsmops.worker.serving.connection import Limits
 from dsmops.worker.serving.logs import MAIN, Log
 from dsmops.worker.serving.module import client_fields
 from dsmops.worker.serving.openai.forms import FILE, Form, read_form
 from dsmops.worker.serving.openai.refusals import Refusal, as_refusal, event, require_choice
 from dsmops.worker.serving.openai.served import Served
+from dsmops.worker.serving.settings import Limits
 from dsmops.worker.serving.stt import SttModule
 from dsmops.worker.serving.stt_recording import Recording, RecordingTooLongError
 
