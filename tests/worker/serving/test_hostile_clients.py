@@ -17,9 +17,11 @@ import numpy as np
 import pytest
 import soundfile
 
+from dsmops.errors import InputError
 from dsmops.worker.serving import admission, tally
 from dsmops.worker.serving.admission import most_connections
 from dsmops.worker.serving.settings import Limits
+from dsmops.worker.serving.tts import refuse_long_name
 from tests.support.engines import EchoEngine
 from tests.support.stt_client import SttClient
 from tests.support.tts_client import TTS_PATH, TtsClient
@@ -233,6 +235,38 @@ def test_a_long_voice_name_is_cut() -> None:
         with TtsClient(server.url, KEY, voice="y" * 5_000) as client:
             assert client.rest()[-1]["type"] == "Error"
     assert max(map(len, server.log.splitlines())) < 500
+
+
+def test_a_long_voice_name_is_not_decoded() -> None:
+    """Where the name comes first or last, with spaces or escapes; other long bodies are read."""
+    for body in (
+        b'{"voice":"' + b"v" * 9_000 + b'", "text": "one"}',
+        b'{"text": "say \\"voice\\": \\"x", "voice" : "' + b"v" * 9_000,
+    ):
+        with pytest.raises(InputError, match="no voice 'vvv"):
+            refuse_long_name(body)
+    for body in (
+        json.dumps({"text": "one", "voice": "\U0001f600" * 255}).encode(),
+        json.dumps({"text": '"voice": "' * 2_000, "voice": "x"}).encode(),
+        json.dumps({"text": "one " * 5_000}).encode(),
+        b'{"voice": null, "text": "' + b"v" * 9_000 + b'"}',
+    ):
+        refuse_long_name(body)
+
+
+def test_large_bodies_come_at_a_bounded_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also without a key; what is small does not wait behind them."""
+    monkeypatch.setattr(admission, "UPLOADED_AT_ONCE", 256 << 10)
+    monkeypatch.setattr(admission, "UPLOADED_PER_S", 1 << 20)
+    with ThreadedServer() as server:
+        for headers in (HEADERS, {}):
+            begin_s = time.monotonic()
+            body = b"x" * (3 << 19)
+            answer = request(server.url, "POST", PATH, body=body, headers=headers)
+            assert answer.status in (401, 500)
+            # aiohttp reads and drops what comes after a refusal.
+            assert request(server.url, "GET", "/livez").status == 200
+            assert answer.status == 401 or time.monotonic() - begin_s > 0.5
 
 
 @pytest.mark.slow
