@@ -351,6 +351,8 @@ async def close_socket(
         # The client no longer reads; a write would never end.
         if transport is not None:
             transport.abort()
+        # Nothing is sent. aiohttp would do it after us, and keep the error that it gets.
+        await ws.close()
         return
     try:
         async with asyncio.timeout(2 * limits.close_s):

@@ -9,10 +9,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import time
 from typing import Any
 
-from dsmops.worker.runtime.collector import FULL_EVERY_S, YOUNG_OBJECTS, Collector
+from dsmops.worker.runtime.collector import YOUNG_OBJECTS, Collector, FullCollections
 from dsmops.worker.runtime.stt.lanes import SttLanes
 from dsmops.worker.runtime.tts.rings import TtsRings
 from dsmops.worker.serving.addresses import bind
@@ -219,16 +218,9 @@ class _Front:
                 self._log.warn(MAIN, f"{count} log lines were dropped: too many came")
 
     async def _collect(self) -> None:
-        """Collect garbage: young objects now and then, all objects only without clients.
-
-        Nearly no garbage is made.
-        """
-        last_full_s = time.monotonic()
+        """Collect garbage: young objects now and then, all objects once a minute."""
+        full = FullCollections()
         while True:
             await asyncio.sleep(_COLLECT_EVERY_S)
-            is_idle = all(module.is_idle for module in self._modules)
-            if is_idle and time.monotonic() - last_full_s >= FULL_EVERY_S:
-                last_full_s = time.monotonic()
-                gc.collect()
-            elif gc.get_count()[0] >= YOUNG_OBJECTS:
+            if not full.collect() and gc.get_count()[0] >= YOUNG_OBJECTS:
                 gc.collect(1)

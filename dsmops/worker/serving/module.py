@@ -234,6 +234,7 @@ class LoopModule(ABC, Generic[StreamT]):
     ) -> None:
         """Close the socket of a client that gets no stream."""
         await close_socket(ws, request.transport, ending, self._limits, error_message)
+        forget_errors(ws)
 
     async def _borrow(self, request: web.Request, *, post: bool) -> Place | None:
         """Return a slot. A post waits for one, in order of arrival; None when that takes too long.

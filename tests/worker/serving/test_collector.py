@@ -15,9 +15,11 @@ import jwt
 import pytest
 from websockets.sync.client import connect
 
+from dsmops.client.load.websocket import PING, client_frame
 from dsmops.worker.runtime import collector as collector_module
 from dsmops.worker.runtime.collector import Collector
 from dsmops.worker.serving.token_keys import TokenSettings
+from tests.support.attacks import Attacker
 from tests.support.engines import EchoEngine
 from tests.support.stt_client import SttClient
 from tests.support.tts_client import TTS_PATH, TtsClient
@@ -50,6 +52,12 @@ def hang_up(server: ThreadedServer) -> None:
     client = SttClient(server.url, KEY)
     client.audio(frames(5))
     client.ws.socket.close()
+
+
+def flood_and_hang_up(server: ThreadedServer) -> None:
+    """Leave thousands of unread messages behind."""
+    with Attacker(server.url, KEY).websocket(PATH) as sock:
+        sock.sendall(client_frame(PING, b"x" * 100) * 2_000)
 
 
 def get_a_401(server: ThreadedServer) -> None:
@@ -120,6 +128,7 @@ def saved_garbage() -> Iterator[list[Any]]:
         (ThreadedServer, transcribe),
         (ThreadedServer, send_nonsense),
         (ThreadedServer, hang_up),
+        (ThreadedServer, flood_and_hang_up),
         (ThreadedServer, get_a_401),
         (ThreadedServer, talk_in_realtime),
         (taking_tokens, send_tokens),
@@ -174,7 +183,6 @@ class Idle:
     """A loop with nothing to do."""
 
     rests = True
-    used_slots = 0
 
 
 def collections(call: Callable[[], None]) -> list[int]:
@@ -195,7 +203,7 @@ def collections(call: Callable[[], None]) -> list[int]:
 
 @pytest.mark.slow
 def test_what_is_collected_when(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of it without streams, the young with them, nothing while another loop has a frame."""
+    """All of it once a minute, the young else, nothing while another loop has a frame."""
     monkeypatch.setattr(collector_module, "YOUNG_OBJECTS", 0)
     monkeypatch.setattr(collector_module, "FULL_EVERY_S", 0.0)
     monkeypatch.setattr(collector_module, "MOST_YOUNG_OBJECTS", 0)
@@ -204,7 +212,7 @@ def test_what_is_collected_when(monkeypatch: pytest.MonkeyPatch) -> None:
     assert collections(collector.collect_idle) == []
     with collector.running():
         assert collections(collector.collect_idle) == [2]
-        one.used_slots = 1
+        collector._full._next_s += 60
         assert collections(collector.collect_idle) == [1]
         other.rests = False
         assert collections(collector.collect_idle) == []
