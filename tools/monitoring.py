@@ -63,11 +63,15 @@ def use(worker: WorkerProcess, seconds: float) -> None:
                 stt.transcribe(
                     (0.1 * np.random.default_rng(0).standard_normal(48_000)).astype("f4")
                 )
-            with TtsClient(worker.url, KEY) as tts:
-                tts.send({"type": "Text", "text": "one two three four"})
-                time.sleep(1.0)  # it waits for more
-                tts.say("five")
-                tts.rest()
+            # One waits for words in the steps of the other: without a step nothing is counted.
+            with TtsClient(worker.url, KEY) as waiting, TtsClient(worker.url, KEY) as speaking:
+                waiting.send({"type": "Text", "text": "one two three four"})
+                while waiting.receive()["type"] != "Audio":
+                    pass
+                speaking.say("one two three four five six seven eight nine ten eleven twelve")
+                speaking.rest()
+                waiting.say("five")
+                waiting.rest()
     attacker.ended.set()
     flood.join()
 
