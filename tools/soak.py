@@ -268,6 +268,11 @@ def _file_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("log.*"))
 
 
+def _logs(folder: Path) -> list[tuple[str, str]]:
+    """Return name and text of the worker's log files."""
+    return [(path.name, path.read_text("utf-8", "replace")) for path in folder.rglob("log.*")]
+
+
 def soak(
     seconds: float, *, seed: int = 0, clients: int = CLIENTS, attacks: bool = True
 ) -> tuple[str, list[str]]:
@@ -316,20 +321,22 @@ def soak(
             for thread in threads:
                 thread.join()
             lag = held.report(tally)
-            free_by_s = time.monotonic() + FREE_S
-            while (used := _used_slots(worker.url)) and time.monotonic() < free_by_s:
-                time.sleep(0.05)
-            if used:
-                tally.fail(f"{used} slots are still taken")
+            try:
+                free_by_s = time.monotonic() + FREE_S
+                while (used := _used_slots(worker.url)) and time.monotonic() < free_by_s:
+                    time.sleep(0.05)
+                if used:
+                    tally.fail(f"{used} slots are still taken")
+            except OSError as exc:
+                tally.fail(f"the worker does not answer: {exc}")
             worker.process.terminate()
             code = worker.end()
             log_bytes = _file_bytes(Path(folder))
             if code:
                 tally.fail(f"the worker ended with {code}: {worker.errors[-2000:]}")
-            if "Traceback" in worker.errors:
-                tally.fail(
-                    f"a traceback: {worker.errors[worker.errors.index('Traceback') :][:2000]}"
-                )
+            for where, text in (("stderr", worker.errors), *_logs(Path(folder))):
+                if "Traceback" in text:
+                    tally.fail(f"a traceback in {where}: {text[text.index('Traceback') :][:2000]}")
     settled = [size for at_s, size in resident if at_s >= min(SETTLE_S, seconds / 2)]
     growth = settled[-1] - settled[0]
     if growth > GROWTH_BYTES:
