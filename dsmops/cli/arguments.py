@@ -120,6 +120,27 @@ def refuse_with_many(given: Mapping[str, bool]) -> None:
             )
 
 
+def parse_output_dir(name: str, run_dir: Path | None) -> tuple[Path, str | None]:
+    """Return the run folder and, where results go into one, the address of a bucket.
+
+    Raises usage errors.
+    """
+    if not name.startswith("s3://"):
+        if "://" in name:
+            raise typer.BadParameter(
+                f"{name} is neither a folder nor s3://BUCKET/PREFIX", param_hint="--output-dir"
+            )
+        if run_dir is not None:
+            raise typer.BadParameter(
+                "it belongs to --output-dir s3://BUCKET/PREFIX", param_hint="--run-dir"
+            )
+        return Path(name), None
+    from dsmops.operations.speech.many.outputs import default_run_folder
+
+    bucket = name.rstrip("/")
+    return run_dir or default_run_folder(bucket), bucket
+
+
 def parse_shard(text: str | None) -> tuple[int, int]:
     """Return the part and the number of parts in `2/8`; a usage error for anything else."""
     if text is None:

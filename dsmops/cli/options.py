@@ -54,6 +54,15 @@ RayOpt = Annotated[
         help="Use a Ray cluster: HOST:PORT, or the one of this machine.",
     ),
 ]
+RunDirOpt = Annotated[
+    Path | None,
+    typer.Option(
+        "--run-dir",
+        metavar="DIR",
+        readable=False,
+        help="Keep the leases of a run into s3://… in this folder.",
+    ),
+]
 DeviceOpt = Annotated[
     int | None,
     typer.Option(

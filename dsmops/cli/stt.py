@@ -18,6 +18,7 @@ from dsmops.cli.arguments import (
     FileCommand,
     RayCommand,
     expanded,
+    parse_output_dir,
     parse_shard,
     refuse_with_many,
     refuse_with_url,
@@ -135,14 +136,14 @@ def transcribe(
         ),
     ] = None,
     output_dir: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--output-dir",
             metavar="DIR",
-            readable=False,
-            help="Transcribe many into this folder; again: continue.",
+            help="Transcribe many into a folder or s3://…; again: continue.",
         ),
     ] = None,
+    run_dir: opt.RunDirOpt = None,
     formats: Annotated[
         str,
         typer.Option("--format", metavar="LIST", help="Of --output-dir: txt,srt,vtt,json."),
@@ -219,7 +220,7 @@ def transcribe(
         model = opt.prepared_model(ctx, model, _TYPES, out)
         _transcribe_many(
             audio or [],
-            output_dir,
+            parse_output_dir(output_dir, run_dir),
             _Embedded(model, dtype, cpu, weights, kv, timing=timing),
             out,
             formats=_formats(formats),
@@ -239,6 +240,7 @@ def transcribe(
     recording = _only(
         audio or [],
         {
+            "--run-dir": run_dir,
             "--shard": shard,
             "--batch-size": batch_size,
             "--devices": devices,
@@ -317,7 +319,7 @@ def _formats(names: str) -> tuple[str, ...]:
 
 def _transcribe_many(
     inputs: Sequence[str],
-    folder: Path,
+    into: tuple[Path, str | None],
     embedded: _Embedded,
     out: Reporter,
     *,
@@ -339,6 +341,7 @@ def _transcribe_many(
     for name in inputs:
         require_file_or_object(name, "AUDIO")
 
+    folder, bucket = into
     job = Job(
         tuple(inputs),
         folder,
@@ -351,6 +354,7 @@ def _transcribe_many(
         timing=embedded.timing,
         batch_size=batch_size,
         shard=Shard(*shard),
+        bucket=bucket,
     )
     run = executor.run(job, out.progress())
     for note in run_notes(run):

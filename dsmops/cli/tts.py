@@ -19,6 +19,7 @@ from dsmops.cli import values
 from dsmops.cli.arguments import (
     FileCommand,
     expanded,
+    parse_output_dir,
     parse_shard,
     refuse_with_many,
     refuse_with_url,
@@ -108,14 +109,14 @@ def synthesize(
     ] = False,
     device: opt.SoundDeviceOpt = None,
     output_dir: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--output-dir",
             metavar="DIR",
-            readable=False,
-            help="Synthesize many into this folder; again: continue.",
+            help="Synthesize many into a folder or s3://…; again: continue.",
         ),
     ] = None,
+    run_dir: opt.RunDirOpt = None,
     form: Annotated[
         Literal["wav", "raw", "flac", "ogg", "opus", "mp3"],
         typer.Option("--format", help="Of OUT -: wav or raw; of --output-dir: all but raw."),
@@ -175,7 +176,7 @@ def synthesize(
         out = Reporter.open("synthesize-many", json=json, quiet=quiet, debug=debug)
         _synthesize_many(
             words,
-            output_dir,
+            parse_output_dir(output_dir, run_dir),
             replace(embedded, model=opt.prepared_model(ctx, model, ("Py",), out)),
             out,
             names=names,
@@ -184,7 +185,9 @@ def synthesize(
             shard=parse_shard(shard),
         )
         return
-    text, output = _text_and_output(words, {"--shard": shard, "--batch-size": batch_size})
+    text, output = _text_and_output(
+        words, {"--run-dir": run_dir, "--shard": shard, "--batch-size": batch_size}
+    )
     _check_output(text, output, play=play, form=form, shows=json or timestamps, device=device)
     if url is not None:
         chosen = asdict(embedded)
@@ -248,7 +251,7 @@ def _text_and_output(
 
 def _synthesize_many(
     inputs: Sequence[str],
-    folder: Path,
+    into: tuple[Path, str | None],
     embedded: _Embedded,
     out: Reporter,
     *,
@@ -263,6 +266,7 @@ def _synthesize_many(
 
     for name in inputs:
         require_file_or_object(name, "TEXT")
+    folder, bucket = into
     job = SynthesisJob(
         tuple(inputs),
         folder,
@@ -274,6 +278,7 @@ def _synthesize_many(
         quantised=Quantised(embedded.weights, embedded.kv),
         batch_size=batch_size,
         shard=Shard(*shard),
+        bucket=bucket,
     )
     run = synthesize_many(job, progress=out.progress())
     for note in synthesis_run_notes(run):

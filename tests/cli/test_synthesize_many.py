@@ -13,7 +13,9 @@ pytest.importorskip("torch", reason="the worker extra is not installed")
 
 from dsmops.audio import read
 from dsmops.cli.app import app
+from dsmops.errors import InputError, RemoteError
 from dsmops.worker.tiny.tts import write_tiny_tts
+from tests.support.s3_servers import moto_server, shared_sdk_data
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +58,33 @@ def test_a_folder_and_a_list_become_sounds(
     assert (read(tmp_path / "a.wav") == read(tmp_path / "out" / "a.flac")).all()
 
 
+@pytest.mark.slow
+def test_sound_goes_to_a_bucket(
+    synthesize: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bytes that a folder gets, once, and nothing here but the run's own state."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    assert synthesize("@list", "--output-dir", str(tmp_path / "out")).exit_code == 0
+    with shared_sdk_data(), moto_server() as server:
+        for name, value in (server.env | {"AWS_ENDPOINT_URL": server.url}).items():
+            monkeypatch.setenv(name, value)
+        bucket = server.new_bucket()
+        into = ("--output-dir", f"s3://{bucket}/sounds/", "--json")
+        done = synthesize("@list", *into)
+        assert done.exit_code == 0, done.output
+        document = json.loads(done.stdout)
+        assert (document["folder"], document["synthesized"]) == (f"s3://{bucket}/sounds", 1)
+        sound = server.client.get_object(Bucket=bucket, Key="sounds/list-00001.wav")["Body"].read()
+        assert sound == (tmp_path / "out" / "list-00001.wav").read_bytes()
+        assert json.loads(synthesize("@list", *into).stdout)["done_before"] == 1
+        server.client.delete_object(Bucket=bucket, Key="sounds/list-00001.wav")
+        assert json.loads(synthesize("@list", *into).stdout)["synthesized"] == 1
+        gone = synthesize("@list", "--output-dir", "s3://no-such-bucket-at-all/x")
+        assert isinstance(gone.exception, InputError | RemoteError)
+    (run,) = (tmp_path / "state" / "dsmops" / "runs").iterdir()
+    assert {path.name for path in run.iterdir()} == {".dsmops-run"}
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [
@@ -68,6 +97,9 @@ def test_a_folder_and_a_list_become_sounds(
         (["in", "--output-dir", "x", "--url", "ws://127.0.0.1:1"], "--url does not go with"),
         (["-", "--output-dir", "x"], "standard input does not go with"),
         (["in", "--output-dir", "x", "--shard", "3/2"], "is not like 1/8"),
+        (["in", "--output-dir", "gs://bucket/x"], "is neither a folder nor s3://BUCKET/PREFIX"),
+        (["in", "--output-dir", "x", "--run-dir", "y"], "--output-dir s3://BUCKET/PREFIX"),
+        (["a", "b.wav", "--run-dir", "y"], "it belongs to --output-dir"),
         (["https://example.org/a.txt", "--output-dir", "x"], "is an address, not a file"),
         (["gs://bucket/a", "--output-dir", "x"], "of object stores only s3:// is read"),
     ],

@@ -84,7 +84,7 @@ def in_rounds(
         DsmopsError: the error of the first worker, where all have failed.
     """
     remaining, runs = list(workers), []
-    progress.start(f"Transcribing into {job.folder}", _left(job), "recordings")
+    progress.start(f"Transcribing into {job.target}", _left(job), "recordings")
     try:
         while True:
             outcomes = work(remaining)

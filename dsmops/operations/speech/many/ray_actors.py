@@ -141,7 +141,8 @@ class RayWorker:
         if not is_begun(job.folder):
             return InputError(
                 f"{host} does not see the run folder {job.folder}",
-                hint="Name an --output-dir that every node has, such as one on a network disk.",
+                hint="Name an --output-dir that every node has, such as one on a network disk; "
+                "with a bucket, a --run-dir.",
                 code="ray.not_shared",
             )
         return host

@@ -15,7 +15,7 @@ import json
 import os
 import secrets
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -25,7 +25,11 @@ from dsmops.errors import DsmopsError, FileAccessError, InputError
 from dsmops.files import open_regular, os_errors, replace_atomically, write_text_atomically
 
 SCHEMA = "dsmops.transcription-run/1"
-_STATE = ".dsmops-run"
+_STATE = Path(".dsmops-run")
+NOTES = _STATE / "notes"
+"""The folder of notes in a run folder, a file for each process."""
+RUN_FILE = _STATE / "run.json"
+"""What a run was started with."""
 _INDEX = "index.json"
 _INDEX_VERSION = 1
 _WORTH_AN_INDEX = 1000
@@ -70,10 +74,19 @@ class RunFolder:
         FileAccessError, DiskFullError: it cannot be written.
     """
 
-    def __init__(self, path: Path, settings: Mapping[str, Any], schema: str = SCHEMA) -> None:
+    def __init__(
+        self,
+        path: Path,
+        settings: Mapping[str, Any],
+        schema: str = SCHEMA,
+        *,
+        shown: str | None = None,
+    ) -> None:
+        """`shown` is what messages call the run, by default its folder."""
         self.path = path
+        self._shown = shown or str(path)
         self._schema = schema
-        self._notes = path / _STATE / "notes"
+        self._notes = path / NOTES
         self._index = path / _STATE / _INDEX
         self._done: dict[str, str] = {}
         self._read: dict[str, int] | None = None
@@ -139,12 +152,12 @@ class RunFolder:
         return read
 
     def _require_same_settings(self, settings: Mapping[str, Any]) -> None:
-        file = self.path / _STATE / "run.json"
+        file = self.path / RUN_FILE
         if not file.exists():
             # A run that was killed before it had written this file leaves an empty folder of state.
-            if self.path.is_dir() and any(one.name != _STATE for one in self.path.iterdir()):
+            if self.path.is_dir() and any(one.name != _STATE.name for one in self.path.iterdir()):
                 raise InputError(
-                    f"{self.path} holds files that are not of such a run",
+                    f"{self._shown} holds files that are not of such a run",
                     hint="Name a new or an empty folder.",
                     code="run.foreign_folder",
                 )
@@ -155,7 +168,7 @@ class RunFolder:
             before = {"schema": SCHEMA, **json.loads(file.read_bytes())}
             if before["schema"] != self._schema:
                 raise InputError(
-                    f"{self.path} is the folder of another kind of run ({before['schema']})",
+                    f"{self._shown} is the folder of another kind of run ({before['schema']})",
                     hint="Name a new or an empty folder.",
                     code="run.foreign_folder",
                 )
@@ -169,7 +182,7 @@ class RunFolder:
         if changed:
             name, value = changed[0]
             raise InputError(
-                f"{self.path} was begun with {name} {before[name]}, not {value}",
+                f"{self._shown} was begun with {name} {before[name]}, not {value}",
                 hint="Use the same options to continue it, or name a new folder.",
                 code="run.other_settings",
             )
@@ -248,23 +261,22 @@ class RunFolder:
                 os.write(self._own, b"\n")
         self._take_note(note)
 
-    def missing_outputs(self, endings: Sequence[str]) -> set[str]:
+    def folders(self) -> set[str]:
+        """Return the folders that have outputs of what is done."""
+        return {name.rpartition("/")[0] for name in self._done.values()}
+
+    def missing_outputs(self, endings: Sequence[str], there: Set[str]) -> set[str]:
         """Return the keys of what is done and has lost an output.
 
-        An output is a name and an ending of `endings`, such as ".txt".
+        An output is a name and an ending of `endings`, such as ".txt". `there` are those that are
+        not lost.
         """
-        there: set[str] = set()
-        with without_collector():
-            for folder in {name.rpartition("/")[0] for name in self._done.values()}:
-                prefix = folder and f"{folder}/"
-                with suppress(OSError):
-                    there.update([prefix + file for file in os.listdir(self.path / folder)])  # noqa: PTH208 fast
-            return {
-                key
-                for ending in endings
-                for key, name in self._done.items()
-                if name + ending not in there
-            }
+        return {
+            key
+            for ending in endings
+            for key, name in self._done.items()
+            if name + ending not in there
+        }
 
 
 @contextmanager
@@ -282,7 +294,7 @@ def without_collector() -> Iterator[None]:
 
 def is_begun(path: Path) -> bool:
     """Return whether a run has been started in this folder."""
-    return (path / _STATE / "run.json").exists()
+    return (path / RUN_FILE).exists()
 
 
 def _notes_of(lines: bytes) -> list[Note]:

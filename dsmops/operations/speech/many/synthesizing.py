@@ -19,6 +19,7 @@ from dsmops.operations.models.tts import TtsSource, find_tts, load_tts_source
 from dsmops.operations.speech.evaluation import GPU_BATCH_SIZE
 from dsmops.operations.speech.many.ahead import OPEN_AHEAD
 from dsmops.operations.speech.many.inputs import opened
+from dsmops.operations.speech.many.outputs import Outputs, open_outputs, open_run
 from dsmops.operations.speech.many.run_folder import RunFolder
 from dsmops.operations.speech.many.text_listing import (
     ListedText,
@@ -108,7 +109,8 @@ class SynthesisRun:
 class SynthesisJob:
     """What a run synthesizes, into which `folder`, with which `model`. It can be pickled.
 
-    `inputs` and `form` are as for `list_texts`. A seed of `settings` that is None is
+    With `bucket`, `s3://BUCKET/PREFIX`, sound goes there, and `folder` has the leases. `inputs` and
+    `form` are as for `list_texts`. A seed of `settings` that is None is
     `DEFAULT_SEED`.
     """
 
@@ -122,6 +124,12 @@ class SynthesisJob:
     quantised: Quantised = PLAIN
     batch_size: int | None = None
     shard: Shard = WHOLE
+    bucket: str | None = None
+
+    @property
+    def target(self) -> str:
+        """Where sound goes, as people write it."""
+        return self.bucket or str(self.folder)
 
     @property
     def seed(self) -> int:
@@ -142,7 +150,7 @@ class SynthesisJob:
         return self.shard.of(listed)
 
     def open_folder(self) -> RunFolder:
-        """Open the run folder. Raises as `RunFolder`."""
+        """Open the run folder. Raises as `open_run`."""
         settings = self.settings
         run_settings = SynthesisRunSettings(
             model=self.model,
@@ -156,7 +164,11 @@ class SynthesisJob:
             temperature=_shown(settings.temperature),
             codebooks=_shown(settings.n_q),
         )
-        return RunFolder(self.folder, run_settings, SYNTHESIS_RUN)
+        return open_run(self.folder, self.bucket, run_settings, SYNTHESIS_RUN)
+
+    def open_outputs(self) -> Outputs:
+        """Return where sound is kept."""
+        return open_outputs(self.folder, self.bucket)
 
 
 def _shown(number: float | None) -> str:
@@ -180,14 +192,14 @@ def synthesize_many(job: SynthesisJob, *, progress: Progress = SILENT) -> Synthe
     """
     require_worker("synthesizing")
     texts = job.texts()
-    with job.open_folder() as run:
+    with job.open_folder() as run, job.open_outputs() as outputs:
         # The name of a text's output has its ending already.
-        work = Work(run, texts, [""], progress)
-        engine = _Engine(job, work, progress)
+        work = Work(run, outputs, texts, [""], progress)
+        engine = _Engine(job, work, outputs, progress)
         if work.waiting:
             engine.run(longest_texts_first(work.waiting))
     return SynthesisRun(
-        folder=str(job.folder),
+        folder=job.target,
         model=job.model,
         texts=len(texts),
         synthesized=work.finished,
@@ -197,19 +209,25 @@ def synthesize_many(job: SynthesisJob, *, progress: Progress = SILENT) -> Synthe
 
 
 class _Output:
-    """A file of sound that a thread writes while the engine makes it."""
+    """A file of sound that a thread writes while the engine makes it, and puts into a bucket."""
 
-    def __init__(self, threads: Executor, listed: ListedText, path: Path, of_words: int) -> None:
+    def __init__(
+        self, threads: Executor, listed: ListedText, outputs: Outputs, of_words: int
+    ) -> None:
         self.listed = listed
         self.words = 0
         self._of_words = of_words
         self._blocks: queue.SimpleQueue[Samples | _StoppedError | None] = queue.SimpleQueue()
-        self._written: Future[Written] = threads.submit(write, path, self._coming(), durable=False)
+        self._written: Future[Written] = threads.submit(self._write, outputs)
 
     @property
     def weight_done(self) -> float:
         """What of its text's weight is said."""
         return self.listed.weight * self.words / self._of_words
+
+    def _write(self, outputs: Outputs) -> Written:
+        with outputs.file(self.listed.name) as path:
+            return write(path, self._coming(), durable=False)
 
     def _coming(self) -> Iterator[Samples]:
         while (block := self._blocks.get()) is not None:
@@ -248,9 +266,12 @@ class _StoppedError(Exception):
 class _Engine:
     """Loads the model, and writes what it makes of the texts."""
 
-    def __init__(self, job: SynthesisJob, work: Work[ListedText], progress: Progress) -> None:
+    def __init__(
+        self, job: SynthesisJob, work: Work[ListedText], outputs: Outputs, progress: Progress
+    ) -> None:
         self._job = job
         self._work = work
+        self._outputs = outputs
         self._progress = progress
         self._running: dict[Script, _Output] = {}
         self._ending: list[_Output] = []
@@ -292,7 +313,7 @@ class _Engine:
             engine = TtsEngine(loaded, self.slots, guidance=guidance)
         allow_open_files(4 * self.slots)
         prepared = _Prepared(job, source, requests, TextTokenizer(source.files.tokenizer))
-        self._work.begin(f"Synthesizing into {job.folder}", "texts")
+        self._work.begin(f"Synthesizing into {job.target}", "texts")
         try:
             with self._threads(self.slots) as threads:
                 scripts = self._scripts(texts, prepared, threads)
@@ -337,7 +358,7 @@ class _Engine:
             self._running[script] = _Output(
                 threads,
                 listed,
-                self._work.output(listed, ""),
+                self._outputs,
                 sum(bool(entry.tokens) for entry in entries),
             )
             yield script

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from dsmops.dtypes import PLAIN, Quantised
-from dsmops.files import replace_atomically
 from dsmops.operations.speech.many.listing import (
     ListedRecording,
     list_recordings,
     longest_first,
     require_any,
 )
-from dsmops.operations.speech.many.run_folder import RunFolder, RunSettings
+from dsmops.operations.speech.many.outputs import Outputs, open_outputs, open_run
+from dsmops.operations.speech.many.run_folder import SCHEMA, RunFolder, RunSettings
 from dsmops.operations.speech.many.work import (
     WHOLE,
     Failed,
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 
 FORMATS = ("txt", "srt", "vtt", "json")
 """What a transcript can be written as, which is also the ending of its file."""
+_MOST_ENDING = 256
+"""Recordings whose transcripts may still be on their way to a bucket."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,8 @@ class TranscriptionRun:
 class Job:
     """What a run transcribes, into which `folder`, with which `model`. It can be pickled.
 
+    With `bucket`, `s3://BUCKET/PREFIX`, transcripts go there, and `folder` has the leases.
+
     `inputs` are as for `list_recordings`, `formats` of `FORMATS`; `render` gives the text of a
     transcript in one of them. `source` is the model where its files have been found already.
     """
@@ -89,6 +95,12 @@ class Job:
     batch_size: int | None = None
     shard: Shard = WHOLE
     source: SttSource | None = None
+    bucket: str | None = None
+
+    @property
+    def target(self) -> str:
+        """Where transcripts go, as people write it."""
+        return self.bucket or str(self.folder)
 
     def recordings(self) -> list[ListedRecording]:
         """Return the recordings of this shard, in no special order.
@@ -102,7 +114,7 @@ class Job:
         return self.shard.of(listed)
 
     def open_folder(self) -> RunFolder:
-        """Open the run folder. Raises as `RunFolder`."""
+        """Open the run folder. Raises as `open_run`."""
         settings = RunSettings(
             model=self.model,
             formats=",".join(sorted(self.formats)),
@@ -111,7 +123,11 @@ class Job:
             kv=self.quantised.kv,
             timing=self.timing,
         )
-        return RunFolder(self.folder, settings)
+        return open_run(self.folder, self.bucket, settings, SCHEMA)
+
+    def open_outputs(self) -> Outputs:
+        """Return where transcripts are kept."""
+        return open_outputs(self.folder, self.bucket)
 
 
 def transcribe_many(job: Job, *, progress: Progress = SILENT) -> TranscriptionRun:
@@ -128,16 +144,17 @@ def transcribe_many(job: Job, *, progress: Progress = SILENT) -> TranscriptionRu
             failed.
     """
     recordings = job.recordings()
-    with job.open_folder() as run:
-        work = Work(run, recordings, [f".{ending}" for ending in job.formats], progress)
-        engine = _Engine(job, work, progress)
+    with job.open_folder() as run, job.open_outputs() as outputs:
+        endings = [f".{ending}" for ending in job.formats]
+        work = Work(run, outputs, recordings, endings, progress)
+        engine = _Engine(job, work, outputs, progress)
         if work.waiting:
             try:
                 engine.run(longest_first(work.waiting))
             finally:
                 progress.finish()
     return TranscriptionRun(
-        folder=str(job.folder),
+        folder=job.target,
         model=job.model,
         formats=job.formats,
         recordings=len(recordings),
@@ -146,14 +163,28 @@ def transcribe_many(job: Job, *, progress: Progress = SILENT) -> TranscriptionRu
     )
 
 
+class _Ending(NamedTuple):
+    """A recording that is transcribed; `kept` ends when its transcripts are where they belong."""
+
+    listed: ListedRecording
+    audio_s: float
+    words: int
+    error: str | None
+    kept: Sequence[Future[None]]
+
+
 class _Engine:
     """Loads the model, and writes what it makes of the recordings."""
 
-    def __init__(self, job: Job, work: Work[ListedRecording], progress: Progress) -> None:
+    def __init__(
+        self, job: Job, work: Work[ListedRecording], outputs: Outputs, progress: Progress
+    ) -> None:
         self._job = job
         self._work = work
+        self._outputs = outputs
         self._progress = progress
         self._running: dict[Recording, Source] = {}
+        self._ending: deque[_Ending] = deque()
         self.loaded: LoadedStt | None = None
         self.slots: int | None = None
         self._fed_frames = 0
@@ -193,7 +224,7 @@ class _Engine:
         most = job.batch_size or (GPU_BATCH_SIZE if on_card else CPU_BATCH_SIZE)
         self.slots = min(most, len(waiting))
         engine = SttEngine(loaded, batch_size=self.slots)
-        self._work.begin(f"Transcribing into {job.folder}", "recordings")
+        self._work.begin(f"Transcribing into {job.target}", "recordings")
 
         def recordings() -> Iterator[Recording]:
             for source in self._work.opened_ahead(waiting, decoding.open):
@@ -211,6 +242,7 @@ class _Engine:
             for news in run_recordings(engine, recordings(), overlapping=True):
                 if news.finished:
                     self._finish(news.recording, loaded, found.name)
+            self._note_kept(most_left=0)
         finally:
             self.elapsed_s = self._work.elapsed_s
 
@@ -249,15 +281,25 @@ class _Engine:
             incomplete=Incomplete.because(error) if error is not None else None,
             warnings=facts.warnings,
         )
-        if error is None or transcript.words:
-            for ending in self._job.formats:
-                path = self._work.output(listed, f".{ending}")
-                with replace_atomically(path, durable=False) as file:
-                    file.write(self._job.render(result, ending).encode())
+        kept = [
+            self._outputs.put(f"{listed.name}.{ending}", self._job.render(result, ending).encode())
+            for ending in self._job.formats
+            if error is None or transcript.words
+        ]
         self.step_s += figures.share_s
-        self._work.finish(
-            listed,
-            audio_s=result.audio_s,
-            words=len(result.words),
-            error=error.message if error is not None else None,
+        self._ending.append(
+            _Ending(
+                listed, result.audio_s, len(result.words), error.message if error else None, kept
+            )
         )
+        self._note_kept(most_left=_MOST_ENDING)
+
+    def _note_kept(self, most_left: int) -> None:
+        """Note the recordings whose transcripts are kept; wait until at most so many are left."""
+        while self._ending and (
+            len(self._ending) > most_left or all(one.done() for one in self._ending[0].kept)
+        ):
+            one = self._ending.popleft()
+            for kept in one.kept:
+                kept.result()
+            self._work.finish(one.listed, audio_s=one.audio_s, words=one.words, error=one.error)

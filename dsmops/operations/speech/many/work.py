@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from dsmops.errors import InputError
 from dsmops.operations.speech.many.ahead import opened_ahead
+from dsmops.operations.speech.many.outputs import Outputs
 from dsmops.operations.speech.many.run_folder import Note, RunFolder, number_of
 from dsmops.progress import Progress
 from dsmops.units import duration
@@ -94,15 +95,17 @@ class Work(Generic[_Listed]):
     def __init__(
         self,
         run: RunFolder,
+        outputs: Outputs,
         listed: Sequence[_Listed],
         endings: Sequence[str],
         progress: Progress,
     ) -> None:
         self._run = run
+        self._outputs = outputs
         self._endings = endings
         self._progress = progress
         done = run.done()
-        self._again = run.missing_outputs(endings)
+        self._again = run.missing_outputs(endings, outputs.names(run.folders()))
         self.waiting = [one for one in listed if one.key in self._again or one.key not in done]
         self.done_before = len(listed) - len(self.waiting)
         self.in_work_elsewhere = self.finished = self.words = 0
@@ -161,17 +164,17 @@ class Work(Generic[_Listed]):
         """What failed, by its file's name."""
         return sorted(self._failures, key=lambda failure: failure.file)
 
-    def output(self, one: _Listed, ending: str) -> Path:
-        """Return where an output is."""
-        return self._run.path / f"{one.name}{ending}"
-
     def require_no_output_of(self, model: Iterable[Path]) -> None:
         """Check that no file of the model would be written over.
 
         Raises:
-            InputError: one would.
+            InputError: one would, or an output cannot have its name.
         """
-        outputs = {self.output(one, ending) for one in self.waiting for ending in self._endings}
+        outputs = {
+            self._outputs.place(f"{one.name}{ending}")
+            for one in self.waiting
+            for ending in self._endings
+        }
         for path in model:
             if path in outputs:
                 raise InputError(
@@ -205,7 +208,7 @@ class Work(Generic[_Listed]):
     def _has_outputs(self, one: _Listed) -> bool:
         """Whether its outputs are there; another process may just have written them again."""
         return one.key not in self._again or all(
-            self.output(one, ending).exists() for ending in self._endings
+            self._outputs.has(f"{one.name}{ending}") for ending in self._endings
         )
 
     def finish(self, one: _Listed, *, audio_s: float, words: int, error: str | None) -> None:

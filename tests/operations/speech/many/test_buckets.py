@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -12,35 +11,16 @@ from dsmops.audio import read, write
 from dsmops.errors import InputError, MissingObjectError, SourceError
 from dsmops.operations.speech.many import inputs
 from dsmops.operations.speech.many.listing import list_recordings, require_any
-from tests.support.s3_servers import S3Server, moto_server, rclone_server, shared_sdk_data
+from tests.support.s3_servers import S3Server
 from tests.support.sound import sweep
 
 
-@pytest.fixture(scope="module", params=["moto", "rclone"])
-def server(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[S3Server]:
-    opened = (
-        moto_server()
-        if request.param == "moto"
-        else rclone_server(tmp_path_factory.mktemp("rclone"))
-    )
-    with shared_sdk_data(), opened as server:
-        yield server
-
-
 @pytest.fixture
-def bucket(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A bucket of some recordings, at the server that the environment names, as users name it."""
-    for name, value in server.env.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
-    bucket = server.new_bucket()
+def bucket(server: S3Server, new_bucket: str) -> str:
+    """A bucket of some recordings, as users name it."""
     for key in ("calls/a.wav", "calls/deep/b.flac", "calls/notes.txt", "calls/.c.wav", "d.wav"):
-        server.client.put_object(Bucket=bucket, Key=key, Body=key.encode())
-    inputs._bucket.cache_clear()
-    yield bucket
-    inputs._bucket.cache_clear()
+        server.client.put_object(Bucket=new_bucket, Key=key, Body=key.encode())
+    return new_bucket
 
 
 def names(*given: str) -> set[str]:

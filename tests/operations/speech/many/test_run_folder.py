@@ -11,6 +11,7 @@ import pytest
 
 from dsmops.errors import InputError
 from dsmops.operations.speech.many import run_folder
+from dsmops.operations.speech.many.outputs import FolderOutputs
 from dsmops.operations.speech.many.run_folder import Note, RunFolder, RunSettings
 
 SETTINGS = RunSettings(
@@ -122,16 +123,21 @@ def test_other_settings_and_other_folders_are_refused(tmp_path: Path) -> None:
 
 
 def test_outputs_that_are_gone_are_told(tmp_path: Path) -> None:
+    outputs = FolderOutputs(tmp_path)
     with RunFolder(tmp_path, SETTINGS) as run:
+
+        def missing(*endings: str) -> set[str]:
+            return run.missing_outputs(endings, outputs.names(run.folders()))
+
         for key in ("a", "b"):
             run.note(Note(key, f"deep/{key}", key, 1.0, 1))
         (tmp_path / "deep").mkdir()
         (tmp_path / "deep" / "a.txt").touch()
         (tmp_path / "deep" / "b.txt").touch()
-        assert run.missing_outputs([".txt"]) == set()
+        assert missing(".txt") == set()
         (tmp_path / "deep" / "b.txt").unlink()
-        assert run.missing_outputs([".txt"]) == {"b"}
-        assert run.missing_outputs([".txt", ".srt"]) == {"a", "b"}
+        assert missing(".txt") == {"b"}
+        assert missing(".txt", ".srt") == {"a", "b"}
 
 
 def test_the_index_says_what_the_notes_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

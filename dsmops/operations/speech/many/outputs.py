@@ -1,0 +1,251 @@
+"""Where the results of a run are kept: its own folder, or a bucket.
+
+In a bucket the notes of a run are kept too, so that a run can be continued on another machine.
+Leases are locks of files, and stay in the run folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+from dsmops.errors import DsmopsError, InputError, TargetBusyError
+from dsmops.files import os_errors, replace_atomically, sha256, state_folder
+from dsmops.operations.speech.many.run_folder import (
+    NOTES,
+    RUN_FILE,
+    RunFolder,
+    without_collector,
+)
+from dsmops.publish.store import ObjectStore, StoreOptions
+from dsmops.publish.stores import open_store
+
+_UPLOADS = 8
+"""Results that are sent at a time."""
+_PART_BYTES = 64 << 20
+"""Smaller results are sent in one request, so that a kill leaves no unfinished upload of them."""
+_SEND_NOTES_EVERY_S = 60.0
+_MOST_KEY_BYTES = 1024
+"""S3's own limit, prefix included."""
+
+
+class Outputs(Protocol):
+    """Where results are kept. Each appears whole or not at all. It closes as a context manager.
+
+    Errors of what keeps them, such as a full disk, are those of every result.
+    """
+
+    def __enter__(self) -> Outputs: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+    def place(self, name: str) -> Path | None:
+        """Return the file that a result will be, None for an object.
+
+        Raises:
+            InputError: an object cannot have this name.
+        """
+
+    def names(self, folders: Iterable[str]) -> set[str]:
+        """Return the names of all results in these folders, and maybe of others."""
+
+    def has(self, name: str) -> bool:
+        """Return whether a result is there."""
+
+    def put(self, name: str, content: bytes) -> Future[None]:
+        """Keep a result; the future raises why it could not be kept."""
+
+    def file(self, name: str) -> AbstractContextManager[Path]:
+        """Give a path to write a result to, which is kept when the block ends well."""
+
+
+class FolderOutputs:
+    """Results in the run folder itself."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __enter__(self) -> FolderOutputs:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def place(self, name: str) -> Path:
+        return self._folder / name
+
+    def names(self, folders: Iterable[str]) -> set[str]:
+        there: set[str] = set()
+        with without_collector():
+            for folder in folders:
+                prefix = folder and f"{folder}/"
+                with suppress(OSError):
+                    there.update([prefix + file for file in os.listdir(self._folder / folder)])  # noqa: PTH208 fast
+        return there
+
+    def has(self, name: str) -> bool:
+        return self.place(name).exists()
+
+    def put(self, name: str, content: bytes) -> Future[None]:
+        with replace_atomically(self.place(name), durable=False) as file:
+            file.write(content)
+        kept: Future[None] = Future()
+        kept.set_result(None)
+        return kept
+
+    @contextmanager
+    def file(self, name: str) -> Iterator[Path]:
+        yield self.place(name)
+
+
+class BucketOutputs:
+    """Results at the address `s3://BUCKET/PREFIX`, of the run whose folder is `folder`."""
+
+    def __init__(self, address: str, folder: Path) -> None:
+        self._store = _open(address)
+        self._folder = folder
+        self._threads = ThreadPoolExecutor(_UPLOADS, thread_name_prefix="upload")
+        self._sent_bytes: dict[str, int] = {}
+        """Of each file of notes, how much of it is in the bucket."""
+        self._sending = threading.Lock()
+        self._sent_s = time.monotonic()
+
+    def __enter__(self) -> BucketOutputs:
+        for one in self._store.list(f"{NOTES}/"):
+            self._sent_bytes[one.key] = one.size_bytes
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._threads.shutdown(cancel_futures=True)
+        try:
+            self._send_notes()
+        except DsmopsError:
+            # The next run of this machine sends them; it knows what they say.
+            if exc is None:
+                raise
+
+    def place(self, name: str) -> None:
+        prefix = self._store.url.removeprefix("s3://").partition("/")[2]
+        try:
+            if len(f"{prefix}/{name}".encode()) <= _MOST_KEY_BYTES:
+                return
+            why = f"more than {_MOST_KEY_BYTES} bytes"
+        except UnicodeEncodeError:
+            why = "not UTF-8"
+        raise InputError(
+            f"{name!r} cannot be the name of an object: {why}",
+            hint="Rename the file, or name its outputs by the id of a manifest.",
+            code="run.object_name",
+        )
+
+    def names(self, folders: Iterable[str]) -> set[str]:  # noqa: ARG002 one listing has all
+        return {one.key for one in self._store.list("")}
+
+    def has(self, name: str) -> bool:
+        return any(one.key == name for one in self._store.list(name))
+
+    def put(self, name: str, content: bytes) -> Future[None]:
+        if time.monotonic() - self._sent_s > _SEND_NOTES_EVERY_S:
+            self._sent_s = time.monotonic()
+            self._threads.submit(self._send_notes)
+        return self._threads.submit(_put, self._store, name, content)
+
+    @contextmanager
+    def file(self, name: str) -> Iterator[Path]:
+        with os_errors(tempfile.gettempdir()), tempfile.TemporaryDirectory() as made:
+            # What is written depends on its ending.
+            path = Path(made, f"result{name[name.rfind('.') :]}")
+            yield path
+            digest, size_bytes = sha256(path), path.stat().st_size
+            self._store.put(path, name, sha256=digest, size_bytes=size_bytes)
+
+    def _send_notes(self) -> None:
+        """Send what the bucket does not have of the notes here."""
+        with self._sending:
+            for path in (self._folder / NOTES).glob("*.jsonl"):
+                name = path.relative_to(self._folder).as_posix()
+                with os_errors(path):
+                    content = path.read_bytes()
+                if len(content) > self._sent_bytes.get(name, 0):
+                    _put(self._store, name, content)
+                    self._sent_bytes[name] = len(content)
+
+
+def open_run(
+    folder: Path, bucket: str | None, settings: Mapping[str, Any], schema: str
+) -> RunFolder:
+    """Open a run folder; of a run into a bucket, with what the bucket knows of the run.
+
+    Raises:
+        InputError: as `RunFolder`, or the bucket holds objects that are not of such a run.
+        CredentialsError, RemoteError: the bucket cannot be used.
+        DiskFullError, FileAccessError: the folder cannot be written.
+    """
+    if bucket is None:
+        return RunFolder(folder, settings, schema)
+    store = _open(bucket)
+    is_begun = _fetch_notes(store, folder)
+    run = RunFolder(folder, settings, schema, shown=bucket)
+    if not is_begun:
+        # Before any result, so that these are never taken for objects of another program.
+        _put(store, RUN_FILE.as_posix(), (folder / RUN_FILE).read_bytes())
+    return run
+
+
+def default_run_folder(bucket: str) -> Path:
+    """Return the folder for the run into `bucket` on this machine, where none is named."""
+    return state_folder() / "runs" / hashlib.sha256(bucket.encode()).hexdigest()[:16]
+
+
+def open_outputs(folder: Path, bucket: str | None) -> Outputs:
+    """Return where the results of a run are kept."""
+    return FolderOutputs(folder) if bucket is None else BucketOutputs(bucket, folder)
+
+
+def _fetch_notes(store: ObjectStore, folder: Path) -> bool:
+    """Bring what a bucket knows of a run into its folder; return whether it knows of one."""
+    known = {one.key: one.size_bytes for one in store.list(f"{NOTES.parent}/")}
+    if RUN_FILE.as_posix() not in known:
+        if next(iter(store.list("")), None) is not None:
+            raise InputError(
+                f"{store.url} holds objects that are not of such a run",
+                hint="Name another prefix, under which there is nothing.",
+                code="run.foreign_folder",
+            )
+        # Of a run whose objects were deleted; another one may begin there.
+        (folder / RUN_FILE).unlink(missing_ok=True)
+        return False
+    for name, size_bytes in known.items():
+        path = folder / name
+        # A file of notes only grows.
+        if path.exists() and path.stat().st_size >= size_bytes:
+            continue
+        with suppress(TargetBusyError), replace_atomically(path, durable=False) as file:
+            store.get(name, file.write, sha256=None)
+    return True
+
+
+def _open(address: str) -> ObjectStore:
+    return open_store(address, StoreOptions(part_bytes=_PART_BYTES, workers=_UPLOADS))
+
+
+def _put(store: ObjectStore, name: str, content: bytes) -> None:
+    store.put(content, name, sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
