@@ -313,18 +313,14 @@ class Redactor:
             and not has_more_views(text)
         ):
             return _Known(text, (), opens_pem=False, opens=None)
-        may_open = looks.may_open or plain is not text
-        opens = None
-        if may_open:
-            inner = opened_block(within[0].text) if within else None
-            opens = WITHIN + inner if inner else opened_block(plain)
+        inner = self._opened_block(within[0].text) if within else None
+        may_open = looks.may_open or (plain is not text and self.looks(_shape(plain)).may_open)
+        opens = WITHIN + inner if inner else opened_block(plain) if may_open else None
         shown, hits = self._apply(text, disguised=looks.disguised)
-        return _Known(
-            shown,
-            tuple(hits),
-            opens_pem=may_open and opens_pem(plain),
-            opens=opens,
-        )
+        return _Known(shown, tuple(hits), opens_pem=may_open and opens_pem(plain), opens=opens)
+
+    def _opened_block(self, text: str) -> str | None:
+        return opened_block(text) if self.looks(_shape(text)).may_open else None
 
     def _apply(self, text: str, *, disguised: bool) -> tuple[str, list[str]]:
         """Return a text redacted, and the name of the rule for each hit.

@@ -10,6 +10,7 @@ from dsmops.logs.rules.names import (
     FOLLOWS,
     FOLLOWS_HINT,
     HIDDEN_WORDS,
+    NAME_BEGINS,
     NAME_WORD,
     NAMED_NEEDLES,
     PASSWORD_NAME,
@@ -154,7 +155,9 @@ NAMED = Rule(
     "key",
     needles=NAMED_NEEDLES,
     hint=(
-        r"(?i:[hdnsy][-_]?ids?|keys?|code|secret|pass(?:wd|word|phrase|code|wort|e)?|kennwort|otp|auth|pwd|credentials?|jwt|(?<!\btext_)token|signature|string|key[-_]?data|psk)"
+        # Not the pseudonym `<key:...>`: no name of a secret is `key` alone.
+        rf"{NAME_BEGINS}"
+        r"(?i:[hdnsy][-_]?ids?|(?<!<)keys?|code|secret|pass(?:wd|word|phrase|code|wort|e)?|kennwort|otp|auth|pwd|credentials?|jwt|(?<!\btext_)token|signature|string|key[-_]?data|psk)"
         rf"{FOLLOWS_HINT}|(?:--|(?<=\s)-)[A-Za-z0_][\w.$-]{{0,200}}\s"
     ),
     source=rf"""

@@ -11,7 +11,7 @@ SENTENCE = Rule(
     "key",
     needles=words("key token pass secret credential"),
     hint=(
-        r"(?i:key|token|pass(?:word|phrase|wort)|secret|credential)s?(?:\s\w{1,9})?\s?[:=]?\s?"
+        r"(?=[ckpstCKPST])(?i:key|token|pass(?:word|phrase|wort)|secret|credential)s?(?:\s\w{1,9})?\s?[:=]?\s?"
         r"""["'`(]{0,2}[\w~+/-]{12}"""
     ),
     source=r"""

@@ -98,7 +98,7 @@ def _vendor_key_edit(match: re.Match[str], pseudonym: Pseudonym) -> Edit | None:
 VENDOR_KEY = Rule(
     "key",
     needles=_NEEDLES,
-    hint=rf"{_KEY_WORD}{_BETWEEN}[A-Za-z0][\w+/=~-]{{11}}",
+    hint=rf"(?=[acklpstACKLPST]){_KEY_WORD}{_BETWEEN}[A-Za-z0][\w+/=~-]{{11}}",
     source=rf"""
     (?P<word> {_KEY_WORD} ) (?P<between> {_BETWEEN} )
     (?P<bare> (?! {_KEY_WORD} [^A-Za-z0-9] ) [A-Za-z0-9] [\w+/~-]{{11,2000}}+
