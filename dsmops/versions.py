@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-RULE_SET_VERSION = 8
+RULE_SET_VERSION = 9
 """Version of the redaction rules in `logs.rules`. Raise it with every change of what they find.
 
 Publishing keeps it with each content that passed. It stands here so that a run without new files

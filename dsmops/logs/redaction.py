@@ -25,7 +25,15 @@ from secrets import token_bytes
 from typing import NamedTuple, TypeVar
 
 from dsmops.logs.blocks import cut_blocks, few_lines, read_chunks
-from dsmops.logs.disguise import View, has_more_views, is_disguised, lines_within, unveil, views
+from dsmops.logs.disguise import (
+    MOST_WITHIN,
+    View,
+    has_more_views,
+    is_disguised,
+    lines_within,
+    unveil,
+    views,
+)
 from dsmops.logs.plain_text import without_colours
 from dsmops.logs.rules import RULES
 from dsmops.logs.rules.multiline import (
@@ -368,13 +376,17 @@ class Redactor:
 
     def _inside_pem(self, text: str) -> str:
         self._pem_lines_left -= 1
-        view = next(chain(lines_within(text), views(text)), None)
-        edits, ended = pem_edits(view.text if view else text)
+        is_part = ended = False
+        for _ in range(MOST_WITHIN):
+            view, edits, ended = _part_of_pem(text)
+            text, is_part = _edited(text, edits, view), is_part or bool(edits)
+            if ended or not edits:
+                break
         if ended:
             self._pem_lines_left = 0
-        elif not edits:  # Another line of the log came between.
+        elif not is_part:  # Another line of the log came between.
             self._pem_lines_left += 1
-        return _edited(text, edits, view)
+        return text
 
     def _inside_block(self, text: str, kind: str) -> str:
         # What a collector holds in JSON goes on in JSON; other lines are whole lines.
@@ -393,6 +405,19 @@ class Redactor:
             self._key, f"{kind}\0{value}".encode("utf-8", "surrogatepass"), "sha256"
         )
         return f"<{kind}:{digest[:4].hex()}>"
+
+
+def _part_of_pem(text: str) -> tuple[View | None, list[Edit], bool]:
+    """Return what a line after BEGIN shows of a key, and whether the key ends there.
+
+    Of a line that holds others, it is the first of those that shows a part.
+    """
+    seen: list[View | None] = [*lines_within(text)] or [next(views(text), None)]
+    for view in seen:
+        edits, ended = pem_edits(view.text if view else text)
+        if edits:
+            return view, edits, ended
+    return None, [], False
 
 
 class _Views:

@@ -362,10 +362,15 @@ class Oracle:
         if self.options.key is None:
             return text
         if self.pem_left and message:
-            seen = first_seen(text)
-            edits, ended = pem_edits(seen[0])
-            self.pem_left = 0 if ended else self.pem_left - bool(edits)
-            text = edited(text, edits, seen) if edits else text
+            is_part = ended = False
+            for _ in range(MOST_WITHIN):
+                shown = [(seen, *pem_edits(seen[0])) for seen in plain_lines_within(text)]
+                shown = shown or [(unveiled(text), *pem_edits(unveiled(text)[0]))]
+                seen, edits, ended = next((part for part in shown if part[1]), (None, [], False))
+                text, is_part = edited(text, edits, seen) if seen else text, is_part or bool(edits)
+                if ended or not edits:
+                    break
+            self.pem_left = 0 if ended else self.pem_left - is_part
         if self.block_kind and not stamped:
             kind = self.block_kind.removeprefix(WITHIN)
             within = WITHIN if kind != self.block_kind else ""

@@ -336,22 +336,72 @@ case("url user with bracket", "postgres://b[ob:secret9x@db/x", "secret9x")
 case("url user with brackets", "https://bob[1]:hunter2x9@h/x", "hunter2x9")
 case("sudo of a user", "echo hunter2 | sudo -u bob -S ls", "hunter2")
 
+# Blanks, slashes and long tokens as passwords in URLs.
+case("blank in a URL", "postgres://bob:pa ss9word@db/x", "ss9word")
+case("blanks in a URL", "mysql://root:my pass word@db:3306/x", "pass word")
+case("blank, no user", "redis://:two words@cache:6379/0", "two words")
+case("blank, cluster", "mongodb+srv://bob:a b c@c.mongodb.net/x", "a b c")
+case("blank, driver", "no server at postgresql+psycopg2://bob:pa ss@db/x: timeout", "pa ss")
+case("number before a slash", "postgres://bob:pass9/word@db/x", "word")
+case("numbers before a slash", "https://bob:12ab/cd@host/x", "cd@")
+case("URL, over 256", f"redis://bob:{'x1' * 200}@cache:6379/0", "x1x1")
+case("URL, JWT", f"postgres://bob:eyJ{'a1B2' * 400}@db/x", "a1B2")
+case("URL, token alone", f"https://{'a1' * 300}@github.com/x", "a1a1")
+# Calls, whose second argument is the password.
+case("login", "login('bob', 'correct horse')", "horse")
+case("smtplib", "server.login('bob@example.org', 'correct horse')", "horse")
+case("imaplib", 'imap.authenticate("bob","correct horse")', "horse")
+case("requests", "requests.get(url, auth=('bob', 'correct horse'))", "horse")
+case("elasticsearch", "Elasticsearch(['x'], http_auth=('elastic', 'hunter2x'))", "hunter2x")
+case("digest", "HTTPDigestAuth('bob', 'correct horse')", "horse")
+case("signIn", "cy.signIn('bob', 'correct horse')", "horse")
+# Prose that says how somebody signs in.
+case("sign in as", "sign in as bob with hunter2x", "hunter2x")
+case("logged in as", "logged in as bob using p4ss9word.", "p4ss9word")
+case("with password", "login as admin with password hunter2x.", "hunter2x")
+case("with the password", "You can login as admin with the password s3cretpw", "s3cretpw")
+# What is piped.
+case("echo of words", "echo correct horse | sudo -S ls", "horse")
+case("echo -n", "echo -n correct horse | docker login --password-stdin", "horse")
+case("printf of words", "printf '%s' correct horse | podman login --password-stdin", "horse")
+case("echo, tr", "echo hunter2x | tr a b | docker login --password-stdin", "hunter2x")
+case(
+    "echo, tee, tr",
+    "echo 'hunter2x' | tee x | tr -d '\\n' | gh auth login --with-token",
+    "hunter2x",
+)
+case("echo, base64", f"echo {B} | base64 -d | docker login --password-stdin -u x", B)
+# Files of passwords, later options, long values, signs.
+case("pgpass, other port", "db.example.org:5555:mydb:bob:hunter2x", "hunter2x")
+case("pgpass, address", "10.1.2.3:6543:postgres:bob:hunter2x", "hunter2x")
+case("pgpass, comment", "# db.example.org:15432:*:bob:hunter2x", "hunter2x")
+case("pgpass, escaped", "db.example.org:5432:my\\:db:bob:hunter2x", "hunter2x")
+case("second phrase", "ssh-keygen -P hunter1x -N hunter2x", "hunter1x", "hunter2x")
+case("second sshpass", "sshpass -p hunter1x ssh a && sshpass -p hunter2x ssh b", "hunter2x")
+case("over 4,096 characters", f"psexec host -p '{'abc def ' * 513}' cmd", "def")
+case("curl -u, over 4,096", f"curl -u 'bob:{'abc def ' * 513}' h", "def")
+case("single quotes, $", "twine upload -u b -p '$ecret9'", "ecret9")
+case("single quotes, number", "mysql -u root -p'$3cretword'", "3cretword")
+case("setting, %", "requirepass %hunter2x", "hunter2x")
+case("setting, $", "username bob password $ecret9x", "ecret9x")
+case("option, %", "twine upload -p %hunter2x9 d", "hunter2x9")
+case("number at the line start", "token:\n987654:hunter2secretx", "987654", "hunter2")
+case("number after an option", "  --token\n987654:hunter2secretx", "987654", "hunter2")
+# A line of a key stands in another field, or cell, than its beginning.
+M = "MIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSjAgEAAoIBAQDA"
+case("PEM, fields", f'{{"log":"-----BEGIN PRIVATE KEY-----"}}\n{{"log":"x","text":"{M}"}}', "MIIE")
+case(
+    "PEM, both fields", f'{{"log":"-----BEGIN PRIVATE KEY-----"}}\n{{"log":"{M}","text":"{M}"}}', M
+)
+case(
+    "PEM, cells",
+    '1,"{""log"":""-----BEGIN PRIVATE KEY-----""}"\n1,"{""log"":""x y""}","{""log"":""MIIEvQ""}"',
+    "MIIE",
+)
+
 NOT_FOUND = {
-    "blank in a URL": ("postgres://bob:pa ss9word@db/x", "ss9word"),
     "PASS alone": ("PASS hunter2x", "hunter2x"),
-    "by its place": ("login('bob', 'correct horse')", "horse"),
     "a sentence before": ("bob now signs in with:\n  correct horse", "horse"),
-    "a secret in prose": ("sign in as bob with hunter2x", "hunter2x"),
-    "echo of words": ("echo correct horse | sudo -S ls", "horse"),
-    "echo through a pipe": ("echo hunter2x | tr a b | docker login --password-stdin", "hunter2x"),
-    "number before a slash": ("postgres://bob:pass9/word@db/x", "word"),
-    "pgpass, other port": ("db.example.org:5555:mydb:bob:hunter2x", "hunter2x"),
-    "second phrase": ("ssh-keygen -P hunter1x -N hunter2x", "hunter2x"),
-    "over 4,096 characters": (f"psexec host -p '{'abc def ' * 513}' cmd", "def"),
-    "URL, over 256": (f"redis://bob:{'x1' * 200}@cache:6379/0", "x1x1"),
-    "begins like a variable": ("twine upload -u b -p '$ecret9'", "ecret9"),
-    "begins like a format": ("requirepass %hunter2x", "hunter2x"),
-    "number at the line start": ("token:\n987654:hunter2secretx", "987654"),
 }
 
 
@@ -397,6 +447,28 @@ CLEAN = [
     "psql -U postgres:5432",
     "https://host:https/a@b",
     "http://[::1]:8080/@scope/y@z",
+    "ftp.login(user, 'x')",
+    "auth=(user, password)",
+    "echo failed || sudo -S ls",
+    "echo hello world | git hash-object -w --stdin",
+    "echo hello world | wc -l",
+    "docker login -u bob -p '$DOCKER_PASSWORD' x",
+    "docker login -p '${DOCKER_PASSWORD}' x",
+    "docker login -p %PASSWORD% x",
+    "requirepass $REDIS_PASSWORD",
+    "requirepass %(redis_password)s",
+    "redis://cache:6379 ready, see x/y@1.0",
+    "see postgres://db:5432 and mail bob",
+    "file://C:/dir1/x@2",
+    "docker://registry:5000/img@sha256:ab",
+    "logged in as root with key",
+    "login as bob using oauth2",
+    "signed in as bob with 2FA",
+    "log in as root with password",
+    "with password authentication",
+    "pkg.module:1234:info:message:done",
+    "app.log:5432:x:y:z1234567",
+    "main.go:15432:foo:bar:baz12345",
     # A here-document without an end takes no lines of a server.
     "api_key = <<EOF\n2025-11-15T08:39:03.595169Z  INFO m: src/a.rs:1: hi",
     'api_key = <<EOF\n{"timestamp":"2025-11-15T08:39:03Z","level":"INFO"}',

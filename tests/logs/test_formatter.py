@@ -409,8 +409,8 @@ SMALL = {
     "templates._MINUTES_KEPT": 4,
     "templates._SIDES_KEPT": 4,
 }
-"""What caches keep at most, so that logs of 500 to 1,200 lines, of 200 to 430 shapes, fill each many
-times. With the limits of the product it would take logs 50 times as long."""
+"""What caches keep at most, so that logs of 500 to 1,200 lines, of 200 to 430 shapes, fill each
+many times. With the limits of the product it would take logs 50 times as long."""
 
 
 @pytest.mark.heavy

@@ -6,7 +6,7 @@ Sources: the manuals of the named programs; RFC 1939 and 959 (`PASS`), 3501 (`LO
 
 from __future__ import annotations
 
-from dsmops.logs.rules.edits import command_edit, key_edit
+from dsmops.logs.rules.edits import command_edit, key_edit, setting_edit
 from dsmops.logs.rules.rule import Rule, words
 from dsmops.logs.rules.values import BARE_WORD, MOST_CHARS, argument, quoted
 
@@ -50,8 +50,8 @@ USER_OPTION = Rule(
     hint=r"-[uU]\s?\S{1,260}:|user[\s=]",
     source=r"""
     (?<![\w-]) (?: -u \s? | curl \s [^|;&\n]{0,400}? (?<=\s) -U \s? | --(?:proxy-)?user [\s=] ) (?:
-        \\*" (?P<double> (?: (?!<(?:key|ip|email|user):) [^\s":] ){1,64} : [^"\\\n]{1,4096} ) \\*"
-      | \\*' (?P<single> (?: (?!<(?:key|ip|email|user):) [^\s':] ){1,64} : [^'\\\n]{1,4096} ) \\*'
+        \\*" (?P<double> (?: (?!<(?:key|ip|email|user):) [^\s":] ){1,64} : [^"\\\n]++ ) \\*"
+      | \\*' (?P<single> (?: (?!<(?:key|ip|email|user):) [^\s':] ){1,64} : [^'\\\n]++ ) \\*'
       | ["']? (?P<user> (?: (?!<(?:key|ip|email|user):) [^\s"':] ){1,64} : [^\s"']{1,256} ) )
 """,
     edit=key_edit,
@@ -109,11 +109,14 @@ COMMAND_KEY = Rule(
         "credential",
         "auth",
         "entry(",
+        "log_in(",
+        "signin(",
+        "sign_in(",
     ),
     hint=(
         r"(?i:psexec)|mongo|cqlsh|evil-winrm|crackmapexec|nxc\s|sqlcmd|bcp\s|mosquitto_|ipmitool|unzip"
-        r"|ldap|plink|pscp|psftp|smbclient|(?:Credentials?|[Aa]uth|Authentication|DirectoryEntry)\("
-        r"|rabbitmqctl|wandb login|mc alias|operator unseal"
+        r"|ldap|plink|pscp|psftp|smbclient|(?:Credentials?|[Aa]uth|Authentication|DirectoryEntry|(?i:(?:log|sign)_?in|authenticate))\("
+        r"|auth\s?=\s?\(|rabbitmqctl|wandb login|mc alias|operator unseal"
     ),
     source=rf"""
     (?<![\w-]) (?: (?i:psexec(?:64)?(?:\.exe)?) | mongo(?:sh|dump|restore|export|import)? | cqlsh
@@ -129,7 +132,9 @@ COMMAND_KEY = Rule(
       | (?:\\*["'])? [^\s"'%]{{1,64}} % {argument("share", BARE_WORD)} )
   | (?<![\w-]) rabbitmqctl[ ] (?:[^|;&\n]{{0,60}}?\s)? (?: add_user | change_password )
       \s \S{{1,64}} \s {argument("added", BARE_WORD)}
-  | (?: (?: Credentials? | BasicAuth | basic_auth | PasswordAuthentication ) \( \s?
+  | (?: (?: Credentials? | (?:Basic|Digest|Ntlm)Auth | basic_auth | PasswordAuthentication ) \( \s?
+        | (?<!\w) (?i: (?:log|sign)_?in | authenticate ) \( \s?
+        | (?<!\w) (?:http_|proxy_|basic_)? auth \s? = \s? \( \s?
         | DirectoryEntry \( \s? {_STRING_BEFORE} ) {_STRING_BEFORE} {quoted("passed")}
       (?= \s? [,).] )
   | (?<![\w-]) wandb[ ]login[ ] (?:--relogin[ ])? (?P<wandb> [\w-]{{40,100}} )
@@ -144,6 +149,10 @@ _TAKES_STDIN = r"""
     (?: --password-stdin | --with-token | --stdin | --passphrase-fd | chpasswd
       | sudo\s(?:-\w\s(?:[\w.-]{1,40}\s)??){0,3}-S )
 """
+# Several words without quotes.
+_WORDS = (
+    r"""(?P<piped_words> (?! <key: | - ) [^\s|"'`<>]{1,200} (?: [ ] [^\s|"'`<>]{1,200} ){1,20} )"""
+)
 COMMAND_SECRET = Rule(
     "key",
     needles=(
@@ -173,8 +182,8 @@ COMMAND_SECRET = Rule(
     ),
     source=rf"""
     (?<![\w-]) (?: echo | printf ) \s (?: -\w\s | ["']?%s(?:\\+n)?["']?\s )?
-      {argument("piped")} \s? \|
-      (?= [^|\n]{{0,200}}? {_TAKES_STDIN} )
+      (?: {argument("piped")} | (?! [^|\n]{{0,200}} \| [^|\n]{{0,20}} git\s ) {_WORDS} ) \s? \| (?!\|)
+      (?= (?: [^|\n]{{1,200}} \| (?!\|) ){{0,3}}? [^|\n]{{0,200}}? {_TAKES_STDIN} )
   | {_TAKES_STDIN} [^|<\n]{{0,200}} <<< \s? {argument("given")}
   | (?<![\w-]) gh[ ]secret[ ]set[ ] [^|;&\n]{{0,200}}? (?:-b|--body) [ =] {argument("body")}
   | (?<![\w-]) aws[ ]ssm[ ]put-parameter[ ] [^|;&\n]{{0,400}}? --value [ =] {argument("parameter")}
@@ -204,6 +213,8 @@ _FILE_SUFFIX = (
     "(?:rs|py|pyx|c|cc|cpp|cxx|h|hpp|cu|cuh|js|jsx|ts|tsx|go|java|kt|rb|php|sh|sql|log|txt|md|toml"
     "|ya?ml|json|xml|html?|cfg|conf|ini)"
 )
+# Of a password file of PostgreSQL, in which `:` is escaped.
+_PG_FIELD = r"(?: [\w.*-] | \\[:\\] ){1,64}"
 PROTOCOL_SECRET = Rule(
     "key",
     needles=(
@@ -213,12 +224,13 @@ PROTOCOL_SECRET = Rule(
         "username",
         "community",
         ":0000:",
+        ":00000:",
         ":*:",
         "*:0",
     ),
     hint=(
         r'"AUTH"|requirepass|masterauth|AUTH\s(?:\S{6}|PLAIN|LOGIN)|[A-Za-z]0+\sLOGIN\s|(?:>|C:)\sPASS\s'
-        r"|username\s\S+\s(?:password|secret|privilege)\s|snmp-server|:0000:|:\*:|\*:0+:"
+        r"|username\s\S+\s(?:password|secret|privilege)\s|snmp-server|:0{4,5}:|:\*:|\*:0+:"
     ),
     source=rf"""
     "AUTH" \s (?: "[^"\s]{{1,64}}" \s )? " (?P<redis> [^"]{{1,{MOST_CHARS}}} ) "
@@ -233,9 +245,11 @@ PROTOCOL_SECRET = Rule(
   | (?<![\w-]) username \s \S{{1,64}} (?: \s privilege \s \d{{1,2}} )? \s (?:password|secret) \s
       (?: \d \s )? {_SENTENCE} {_LIKELY} {argument("router", BARE_WORD)}
   | (?<![\w-]) snmp-server \s community \s {argument("community", BARE_WORD)}
-  | ^ (?! [\w.*-]{{1,253}} \. {_FILE_SUFFIX} : )
-      (?: [\w.*-]{{1,253}} : (?:5432|5433|6432|\*) | \* : \d{{1,5}} )
-      : [\w.*-]{{1,64}} : [\w.*-]{{1,64}} : (?P<pgpass> \S{{1,256}} ) $
+  | ^ (?:\#[ ]?)? (?! [\w.*-]{{1,253}} \. {_FILE_SUFFIX} : )
+      (?: [\w.*-]{{1,253}} : (?:5432|5433|6432|\*) | \* : \d{{1,5}}
+        | (?: localhost | (?:[\w-]{{1,63}}\.){{1,8}}[\w-]{{1,63}} ) : \d{{4,5}}
+          (?= (?: : {_PG_FIELD} ){{2}} : (?=\S{{0,99}}\d) (?=\S{{0,99}}[A-Za-z]) \S{{6}} ) )
+      : {_PG_FIELD} : {_PG_FIELD} : (?P<pgpass> \S{{1,256}} ) $
 """,
-    edit=command_edit,
+    edit=setting_edit,
 )

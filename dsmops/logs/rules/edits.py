@@ -84,10 +84,36 @@ def key_edit(match: re.Match[str], pseudonym: Pseudonym) -> Edit | None:
     return None if is_harmless(value) else Edit(begin, end, pseudonym("key", value))
 
 
+# `$PASSWORD`, `${...}`, `$(...)`; without a digit also in lower case.
+_VARIABLE = re.compile(r"\$(?:[({].*|[A-Z_][A-Z0-9_]*|[^\d]*|\d)", re.ASCII | re.DOTALL)
+# `%s`, `%-20s`, `%(name)s`, `%{name}`, `%NAME%`.
+_FORMAT = re.compile(r"%(?:[\s\d#+.-]*[A-Za-z]|[({].*|\w*%.*|\S{0,5})", re.ASCII | re.DOTALL)
+
+
 def command_edit(match: re.Match[str], pseudonym: Pseudonym) -> Edit | None:
-    """Replace what a command takes as its secret; of `user:password` and cookies all of it."""
+    """Replace what a command takes as its secret; of `user:password` and cookies all of it.
+
+    A shell puts the value of a variable in its place, but not between single quotes.
+    """
+    as_it_is = (match.lastgroup or "").endswith("_single")
+    return _setting(match, pseudonym, variable=_VARIABLE if as_it_is else _ANY_VARIABLE)
+
+
+def setting_edit(match: re.Match[str], pseudonym: Pseudonym) -> Edit | None:
+    """Replace what a protocol or a file of settings takes as its secret."""
+    return _setting(match, pseudonym, variable=_VARIABLE)
+
+
+_ANY_VARIABLE = re.compile(r"\$.*", re.DOTALL)
+
+
+def _setting(
+    match: re.Match[str], pseudonym: Pseudonym, *, variable: re.Pattern[str]
+) -> Edit | None:
     value, begin, end = value_of(match)
-    if is_harmless(value) or value.startswith(("$", "%", "/")):
+    if is_harmless(value) or value.startswith("/"):
+        return None
+    if variable.fullmatch(value) or _FORMAT.fullmatch(value):
         return None
     return Edit(begin, end, pseudonym("key", value))
 

@@ -133,6 +133,7 @@ _PUNCTUATION = re.compile(
     r"|\s*\[\d{1,9}\]\s?=>\s*",
     re.ASCII,
 )
+_LINE_NUMBER = re.compile(r"\d{1,6}:")
 _YAML_ITEM = re.compile(r"-\s+(?P<bare>[^\s#]\S*)\s*+(?:#.*)?", re.ASCII)
 _NUMBERED_ITEM = re.compile(r"\s*\[\d{1,9}\]\s=>\s(?P<bare>.+)", re.ASCII)
 # One word alone on a line, with a digit or long; no name of a value that follows.
@@ -169,9 +170,11 @@ def block_edits(kind: str, text: str, pseudonym: Pseudonym) -> list[Edit] | None
         if text.startswith("--", begin) or is_harmless(text[begin:end]):
             return None
         return [Edit(begin, end, pseudonym("key", text[begin:end]))]
+    # `987654:secret` after `token:`: what `grep -n` would write is hidden with the secret.
+    starts = (0, begin) if _LINE_NUMBER.fullmatch(text, 0, begin) else (begin,)
     if kind in ("line", "word", "value"):
         pattern = _VALUE_LINE if kind == "value" else _WHOLE_LINE
-        found = pattern.fullmatch(text, begin, end)
+        found = _first_match(pattern, text, starts, end)
         return [made] if found and (made := edit(found, pseudonym)) else None
     if text[begin : begin + 1] in (")", "]", "}"):
         return None
@@ -185,10 +188,17 @@ def block_edits(kind: str, text: str, pseudonym: Pseudonym) -> list[Edit] | None
     place = matches[-1].end() if matches else begin
     if matches and _PUNCTUATION.fullmatch(text, place, end):
         return [made for found in matches if (made := edit(found, pseudonym))]
-    bare = _BARE_ITEM.fullmatch(text, begin, end)
-    if kind == "key" and bare:
+    bare = _first_match(_BARE_ITEM, text, starts, end) if kind == "key" else None
+    if bare:
         return [made] if (made := edit(bare, pseudonym)) else []
     return None
+
+
+def _first_match(
+    pattern: re.Pattern[str], text: str, starts: tuple[int, ...], end: int
+) -> re.Match[str] | None:
+    """Return the match of a whole line from the first place at which there is one."""
+    return next(filter(None, (pattern.fullmatch(text, start, end) for start in starts)), None)
 
 
 def _prefix_pattern(text: str, begin: int) -> str:

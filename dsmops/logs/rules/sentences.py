@@ -26,10 +26,11 @@ SENTENCE = Rule(
 _SAID = r"""[^\s"'`,;()<>]"""
 PASSWORD_IN_SENTENCE = Rule(
     "key",
-    needles=("pass", "key"),
+    needles=("pass", "key", "in as ", "on as "),
     hint=(
         r"(?i:pass(?:word|phrase|code|wort)|passwd)\s(?:for\s|(?i:is|was):?\s)"
         r"|(?i:unseal|recovery)\s(?i:key)\s"
+        r"|(?i:[io]n as)\s\S{1,256}\s(?i:with|using)\s|(?i:with|using)\s(?i:the\s)?(?i:pass(?:word|phrase))\s"
     ),
     source=rf"""
     (?<![A-Za-z0-9]) (?i: pass(?:word|phrase|code|wort) | passwd )
@@ -37,6 +38,11 @@ PASSWORD_IN_SENTENCE = Rule(
     (?: {quoted("said")} | ` (?P<said_tick> [^`\n]{{1,{MOST_CHARS}}} ) `
       | (?P<bare> (?={_SAID}{{0,99}}\d) (?={_SAID}{{0,99}}[A-Za-z]) {_SAID}{{6,128}}?
           (?= [.,;)]? (?: \s | \\*["'] | $ ) ) ) )
+  | (?<![A-Za-z]) (?i: (?:log|sign)(?:ged|ging|ned|ing|s)? [ -]? (?:in|on)[ ]as ) \s \S{{1,64}} \s
+      (?i: with | using ) \s (?! (?i: password|passphrase ) \s ) (?P<used> (?={_SAID}{{0,99}} (?: [A-Za-z]\d{{1,9}}[A-Za-z] | \d[A-Za-z]{{1,9}}\d ) )
+        {_SAID}{{6,128}}? (?= [.,;)]? (?: \s | \\*["'] | $ ) ) )
+  | (?<![A-Za-z]) (?i: with | using ) \s (?: (?i:the) \s )? (?i: password | passphrase ) \s
+      (?P<with> (?={_SAID}{{0,99}}\d) (?={_SAID}{{0,99}}[A-Za-z]) {_SAID}{{6,128}}? (?= [.,;)]? (?: \s | \\*["'] | $ ) ) )
   | (?i: unseal | recovery ) \s (?i: key ) \s \d{{1,2}} : \s
       (?P<share> [A-Za-z0-9+/]{{40,90}}={{0,2}} )
 """,

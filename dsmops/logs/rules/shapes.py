@@ -49,15 +49,24 @@ AWS_SECRET = Rule(
     edit=_aws_secret_edit,
 )
 
-# `scheme://user:password@host`, and a long word alone before the `@`.
+# `scheme://user:password@host`, and a long word alone before the `@`. Passwords of databases hold
+# blanks too; as tokens (RDS IAM, JWT) they are long.
 USERINFO = Rule(
     "key",
     needles=("://",),
-    hint=r"://[^\s/@:]*+(?::(?:[^\s@:]|:(?!//))*+)?@",
+    hint=(
+        r"://[^\s/@:]*+(?::(?:[^\s@:]|:(?!//))*+)?@"
+        r"|(?:sql|postgres|mariadb|mongodb|rediss?|amqps?|server|oracle|clickhouse|cockroachdb|ldaps?"
+        r"|ftps?|smb|rtsps?|nats|mqtts?)(?:\+[a-z0]{1,20})?://[^\s/@:]{0,1024}:[^/@:\s]{1,1024} [^/@:]+@"
+    ),
     source=r"""
-    (?<=://) (?P<userinfo> (?!\[) [^\s/@:"'<>]{0,256} : (?! (?:https?|wss?) / )
-        (?: [^\s/@"'<>] | ["'](?=[\w!\#$%^*+=.-]) | (?<!:) @ (?=[^\s/@"'<>]{1,256}@) | (?<!\d) / (?=[^\s/@"'<>]{1,256}@) ){1,256}
-      | [\w.~%-]{20,256} ) (?=@)
+    (?<=://) (?P<userinfo> (?!\[) [^\s/@:"'<>]{0,256} : (?! (?: https? | wss? | \d{1,5} ) / )
+        (?: [^\s/@"'<>] | ["'](?=[\w!\#$%^*+=.-]) | (?<!:) @ (?=[^\s/@"'<>]{1,256}@) | / (?=[^\s/@"'<>]{1,256}@) ){1,4096}
+      | [\w.~%-]{20,4096} ) (?=@)
+  | (?<!\w) (?: postgres(?:ql)? | mysql | mariadb | mongodb | rediss? | amqps? | mssql | sqlserver | oracle
+        | clickhouse | cockroachdb | ldaps? | s?ftps? | smb | rtsps? | nats | mqtts? )
+      (?:\+[a-z0-9]{1,20})? :// [^\s/@:"'<>]{0,256} : (?! \d{1,5} (?:[/\s?]|$) )
+      (?P<spaced> [^\s/@"'<>:,;]{1,256} (?: [ ] [^\s/@"'<>:,;]{1,256} ){1,8} ) (?= @ [\w.-]{1,253} (?: [:/?\s] | $ ) )
 """,
     edit=key_edit,
 )

@@ -45,7 +45,7 @@ LIST = rf"""
 # --- arguments of commands ------------------------------------------------------------------------
 
 MOST_CHARS = 4096
-"""Of a quoted string that is taken whole."""
+"""Of a string of SQL, in which a quote may be doubled."""
 
 
 def quoted(name: str) -> str:
@@ -55,7 +55,7 @@ def quoted(name: str) -> str:
     """
 
     def string(kind: str, quote: str) -> str:
-        value = rf"(?P<{name}_{kind}> (?: [^{quote}\\\n] | \\++(?!{quote}) ){{1,{MOST_CHARS}}}+ )"
+        value = rf"(?P<{name}_{kind}> (?: [^{quote}\\\n]++ | \\++(?!{quote}) )++ )"
         return rf"\\*{quote} {value} \\*{quote}"
 
     return f"(?: {string('double', chr(34))} | {string('single', chr(39))} )"
@@ -67,5 +67,8 @@ _NO_OPTION = rf"(?!-){BARE_WORD}"
 
 
 def argument(name: str, bare: str = _NO_OPTION) -> str:
-    """Return a verbose pattern of an argument of a command, quoted or not."""
-    return rf"""(?: {quoted(name)} | (?:\\*["'])? (?P<{name}> {bare} ) )"""
+    """Return a verbose pattern of an argument of a command, quoted or not.
+
+    It passes over one that was replaced before, so that the next option is looked for.
+    """
+    return rf"""(?: (?! (?:\\*["'])? <key: ) (?: {quoted(name)} | (?:\\*["'])? (?P<{name}> {bare} ) ) )"""
