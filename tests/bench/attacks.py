@@ -6,13 +6,15 @@ before and after each attack, for as long; the ratio is to the mean of these two
 most twice the quiet p99, no honest stream loses its slot, and all slots come back. The attackers
 run on the same cores, so they have the lowest priority, and what is left to see is the work that
 they make for the worker. The first row, a process that computes and never connects, shows whether
-that holds.
+that holds. The line says the priorities (nice) of worker and attackers and the load of the machine.
+With `--seconds 3` all attacks take 200 s; `--only NAME`, repeated, runs some of them.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import statistics
 import subprocess
@@ -43,6 +45,10 @@ while time.monotonic() < until_s:
 _FREE_S = 10.0
 _LEAD_S = 1.5
 """From an attack's start to the window: it opens its connections in this time."""
+_WARM_UP_S = 0.5
+_OPENING_S = 0.5
+"""For which an attack lasts longer than the window: the honest streams open in this time."""
+_LOWEST_NICE = 19
 
 
 def both_modules(folder: Path, slots: int, *, tiny: bool) -> Path:
@@ -63,7 +69,7 @@ def both_modules(folder: Path, slots: int, *, tiny: bool) -> Path:
 def lag(pool: Pool, streams: int, seconds: float) -> dict[str, Any]:
     """Return the figures of honest streams."""
     opened, refused = pool.open(streams)
-    report = pool.measure(1.0, seconds, GRACE_S)
+    report = pool.measure(_WARM_UP_S, seconds, GRACE_S)
     pool.close()
     spread, waiting, jitter = (
         Spread.of(report.arrays[name]) for name in ("lag_ms", "waiting_ms", "jitter_ms")
@@ -126,6 +132,7 @@ def main(words: list[str] | None = None) -> int:
             "full": args.full is not None,
             "streams": args.streams,
             "seconds": args.seconds,
+            "nice": {"worker": os.nice(0), "attackers": _LOWEST_NICE},
             "command": shlex.join(["python", "-m", "tests.bench.attacks", *(words or [])]),
         },
         quiet=quiet,
@@ -139,14 +146,15 @@ def main(words: list[str] | None = None) -> int:
 def _attacked(
     name: str, url: str, pool: Pool, args: argparse.Namespace, quiet: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    seconds = str(_LEAD_S + args.seconds + 3)
+    seconds = str(_LEAD_S + _OPENING_S + _WARM_UP_S + args.seconds)
     attack = ["-m", "tests.support.attacks", name, url, KEY, seconds]
     if name == BUSY_NEIGHBOUR:
         attack = ["-c", _COMPUTE, seconds]
-    command = ["nice", "-n", "19", sys.executable, *attack]
+    command = ["nice", "-n", str(_LOWEST_NICE - os.nice(0)), sys.executable, *attack]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as attacker:
         time.sleep(_LEAD_S)
         figures = lag(pool, args.streams, args.seconds)
+        load = os.getloadavg()[0]
         strikes, _ = attacker.communicate()
     harm = dict(figures["lost"])
     if figures["opened"] < args.streams:
@@ -160,6 +168,7 @@ def _attacked(
     return {
         "attack": name,
         "strikes": int(strikes or 0),
+        "load_1min": round(load, 1),
         "quiet_p99_ms": round(quiet_ms, 1),
         **figures,
         "ratio": round((figures["p99_ms"] or 1e9) / quiet_ms, 2),

@@ -203,7 +203,8 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--processes", type=int, help="client processes")
     parser.add_argument("--worker", action="append", default=[], help="an option for the worker")
-    args = parser.parse_args(words or [])
+    # Rows may follow options.
+    args = parser.parse_intermixed_args(words or [])
     if args.folder is None:
         print("card: no folder is given, nothing measured")
         return 0
