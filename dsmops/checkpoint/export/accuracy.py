@@ -86,11 +86,12 @@ class Errors:
         self.sum += float(np.dot(error, _ones(error.size)))
         self.sum_of_squares += float(np.dot(error, error))
         self.source_squares += float(np.dot(source, source))
-        below = 0
+        below, is_below = 0, np.empty(error.size, np.bool_)
         for number, bound in enumerate(MAGNITUDES):
             if largest <= bound:
                 break
-            count = int(np.count_nonzero(error <= np.float32(bound)))
+            np.less_equal(error, np.float32(bound), out=is_below)
+            count = int(np.count_nonzero(is_below))
             self.classes[number] += count - below
             below = count
         else:

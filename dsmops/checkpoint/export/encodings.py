@@ -52,8 +52,8 @@ class Encoded:
     """Groups of values, encoded.
 
     pieces: the bytes of each piece of the encoding, uint8 [n, group_bytes].
-    source, values: float32, the source's values and what `decode` gives for them. Both are in the
-        order of `arrange`, and an encoding that keeps signs may leave them out of both.
+    source, values: float32, the source's values and what `decode` gives for them, both in the
+        order of `arrange`.
     """
 
     pieces: tuple[Bytes, ...]
@@ -116,31 +116,25 @@ _BELOW_HALF = np.nextafter(np.float32(0.5), np.float32(0))
 
 
 class Q80(_InLanes):
-    """GGUF Q8_0: 32 values of 8 bits and an F16 scale, 34 bytes."""
+    """GGUF Q8_0: 32 values of 8 bits and an F16 scale, 34 bytes. Halves go away from zero."""
 
     def __init__(self) -> None:
         super().__init__("q8_0", 32, (Piece("", GgufDType.Q8_0, 34, 34),))
 
     def encode(self, items: Items) -> Encoded:
-        # Works on magnitudes. BF16 loses its signs while it is still of two bytes.
-        if items.dtype == np.uint16:
-            magnitudes = items & _MAGNITUDE
-            negative = (items.view(np.int16) >> 15).astype(np.int8)
-            largest = _over_lanes(np.maximum, magnitudes).astype(np.intp)
-            scales = _Scales.of_all_bf16().take(largest)
-            source = as_floats(magnitudes)
+        source = as_floats(items)
+        scales = _Scales.of_bf16(items) if items.dtype == np.uint16 else None
+        if scales is not None:
+            values = source * _per_lane(scales.inverse)
+            np.rint(values, out=values)
         else:
-            source = np.abs(as_floats(items))
-            negative = -np.signbit(items).view(np.int8)
-            scales = _Scales.of(_over_lanes(np.maximum, source))
-        values = source * _per_lane(scales.inverse)
-        # Halves go up. With 0.5 itself, the addition would round the number below a half up too.
-        values += _BELOW_HALF
+            scales = _Scales.of(_over_lanes(np.maximum, np.abs(source)))
+            values = source * _per_lane(scales.inverse)
+            # With 0.5 itself, the addition would round the number below a half up too.
+            values += np.copysign(_BELOW_HALF, values)
+            np.trunc(values, out=values)
         codes = values.astype(np.int8)
-        values[:] = codes
         values *= _per_lane(scales.stored_f32)
-        codes ^= negative
-        codes -= negative
         block = np.empty(len(scales.stored), _Q8_0_BLOCK)
         block["scale"] = scales.stored
         for number, octets in enumerate(codes.view(np.uint64)):
@@ -150,6 +144,11 @@ class Q80(_InLanes):
     def decode(self, pieces: tuple[Bytes, ...]) -> Floats:
         (block,) = pieces
         return _f16(block[:, :2]) * block[:, 2:].view(np.int8).astype(np.float32)
+
+
+_LEAST_SCALED = np.uint16((127 - 118) << 7)
+"""2**-118 as a BF16 pattern: from there on a scale and its inverse are normal float32 numbers, and
+their mantissas do not depend on the exponent."""
 
 
 class _Scales(NamedTuple):
@@ -167,18 +166,38 @@ class _Scales(NamedTuple):
             stored = scale.astype("<f2")
         return cls(_inverse(scale), stored, stored.astype(np.float32))
 
-    @staticmethod
-    @cache
-    def of_all_bf16() -> _Scales:
-        """Return the scales for every BF16 pattern that a greatest magnitude can have."""
-        with np.errstate(invalid="ignore"):
-            return _Scales.of(as_floats(np.arange(1 << 15, dtype=np.uint16)))
+    @classmethod
+    def of_bf16(cls, lanes: Items) -> _Scales | None:
+        """Return the scales of groups of BF16 patterns, None where a group has very small values.
 
-    def take(self, index: NDArray[np.intp]) -> _Scales:
-        """Return the scales at `index`."""
-        return _Scales(
-            self.inverse.take(index), self.stored.take(index), self.stored_f32.take(index)
+        With `inverse`, `rint` rounds halves as the format asks, away from zero.
+        """
+        largest = _over_lanes(np.maximum, lanes & _MAGNITUDE)
+        if np.any((largest < _LEAST_SCALED) & (largest > 0)):
+            return None
+        every, index = cls._of_all_bf16(), largest.astype(np.intp)
+        return cls(
+            every.inverse.take(index), every.stored.take(index), every.stored_f32.take(index)
         )
+
+    @classmethod
+    @cache
+    def _of_all_bf16(cls) -> _Scales:
+        """Return the scales for every BF16 pattern that a greatest magnitude can have.
+
+        A product of a BF16 value and an inverse is a half, or further from it than many float32
+        steps. So a few steps more bring the halves above themselves, and change no other code.
+        Where the inverse was rounded down, the products of the format are below a half already.
+        """
+        with np.errstate(invalid="ignore"):
+            scales = cls.of(as_floats(np.arange(1 << 15, dtype=np.uint16)))
+            values = as_floats(np.arange(127 - 9 << 7, 128 << 7, dtype=np.uint16))
+            products = np.multiply.outer(scales.inverse[127 << 7 : 128 << 7], values)
+            halves_up = (np.floor(products + _BELOW_HALF) != np.rint(products)) & (products < 128)
+        regular = slice(_LEAST_SCALED, 0x7F80)
+        steps = scales.inverse[regular].view(np.uint32).reshape(-1, 128)
+        steps += np.where(halves_up.any(axis=1), np.uint32(16), np.uint32(0))
+        return scales
 
 
 class Q40(_InLanes):

@@ -42,7 +42,8 @@ THREADS = min(4, os.cpu_count() or 1)
 """Blocks in work at once; each holds about 4 MiB."""
 _LARGEST_KEPT_BYTES = 16 << 20
 _JOURNAL_BYTES = 256 << 20
-"""Target bytes after which finished tensors are forced to the disk and noted in the journal."""
+"""Target bytes after which finished tensors are noted in the journal."""
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def export(
@@ -52,6 +53,7 @@ def export(
 
     The target is absent, the old one or complete at any moment. After a kill, a full disk aside,
     the next run keeps the tensors that were finished. `digest` adds the SHA-256 of every file.
+    `fsync` waits until all is on the disk, also before tensors count as finished.
     Peak memory does not depend on the size of files or tensors.
 
     Raises:
@@ -69,7 +71,7 @@ def export(
     ):
         readers = {shard.name: sources.enter_context(ShardReader(shard)) for shard in shards}
         with replace_atomically(plan.target, durable=fsync, resume=True) as partial:
-            journal = _Journal.open(plan, partial.fd)
+            journal = _Journal.open(plan, partial.fd, fsync=fsync)
             held = os.fstat(partial.fd).st_blocks * 512
             require_free_space(plan.target.parent, max(0, plan.target_bytes - held))
             progress.start("Exporting", plan.source_bytes)
@@ -227,27 +229,32 @@ def _write_at(fd: int, data: bytes | Bytes, at: int) -> None:
 
 
 class _Journal:
-    """Notes which tensors of a partial target are complete and on the disk, with their errors.
+    """Notes which tensors of a partial target are complete, with their errors.
 
-    Its first line is the plan's key: notes of another source or recipe are not used.
+    Its first line is the plan's key: notes of another source or recipe are not used. The noted
+    tensors are on the disk. Without `fsync` they may still be in memory only, so such a note counts
+    until the machine is restarted.
     """
 
-    def __init__(self, path: Path, key: str, fd: int, known: Mapping[str, TensorErrors]) -> None:
+    def __init__(
+        self, path: Path, key: str, fd: int, known: Mapping[str, TensorErrors], *, fsync: bool
+    ) -> None:
         self.known = known
         self._path = path
         self._key = key
         self._fd = fd
+        self._until_restart_of = None if fsync else _boot_id()
         self._waiting: list[TensorErrors] = []
         self._waiting_bytes = 0
 
     @classmethod
-    def open(cls, plan: ExportPlan, fd: int) -> _Journal:
+    def open(cls, plan: ExportPlan, fd: int, *, fsync: bool) -> _Journal:
         """Return the journal of a partial target, with what an earlier run left in it."""
         known = _kept(plan, os.fstat(fd).st_size)
         if not known:
             # Not a leftover of this plan.
             os.ftruncate(fd, 0)
-        journal = cls(plan.journal_path, plan.key, fd, known)
+        journal = cls(plan.journal_path, plan.key, fd, known, fsync=fsync)
         if not known:
             journal.remove()
         return journal
@@ -258,15 +265,17 @@ class _Journal:
             self._path.unlink(missing_ok=True)
 
     def note(self, tensor: TensorErrors, nbytes: int) -> None:
-        """Note a finished tensor, once enough of them make it worth a wait for the disk."""
+        """Note a finished tensor, once enough of them make it worth a write and perhaps a wait."""
         self._waiting.append(tensor)
         self._waiting_bytes += nbytes
         if self._waiting_bytes < _JOURNAL_BYTES:
             return
-        os.fdatasync(self._fd)
+        validity = {"boot_id": self._until_restart_of}
+        if self._until_restart_of is None:
+            os.fdatasync(self._fd)
         new = not self._path.exists()
         with self._path.open("a", encoding="utf-8") as file:
-            lines: Iterable[object] = map(asdict, self._waiting)
+            lines: Iterable[object] = (asdict(one) | validity for one in self._waiting)
             file.writelines(
                 f"{json.dumps(line)}\n" for line in ([self._key, *lines] if new else lines)
             )
@@ -301,5 +310,15 @@ def _read_notes(path: Path, key: str) -> Iterator[tuple[str, TensorErrors]]:
     for line in lines:
         # The last line may be cut off.
         with suppress(ValueError, KeyError, TypeError):
-            tensor = TensorErrors.from_json(json.loads(line))
-            yield tensor.name, tensor
+            body = json.loads(line)
+            if body["boot_id"] in (None, _boot_id()):
+                tensor = TensorErrors.from_json(body)
+                yield tensor.name, tensor
+
+
+def _boot_id() -> str | None:
+    """Return what names the time since the machine was started, None where no file tells it."""
+    try:
+        return _BOOT_ID.read_text(encoding="ascii").strip()
+    except OSError:
+        return None

@@ -96,6 +96,23 @@ def test_q8_0_rounds_halves_away_from_zero_and_nothing_else() -> None:
     assert codes[1, 1:31].tolist() == [*up, *-up]
 
 
+@pytest.mark.slow
+def test_q8_0_codes_of_every_pair_of_bf16_values() -> None:
+    """Each greatest magnitude of a group with each value below it: halves go away from zero."""
+    assert Q80 is not None
+    reach = 31 * 38  # patterns; further below the greatest magnitude all codes are 0
+    for first in range(0, 0x7F80, 128):
+        groups = np.empty((128, 38, 32), np.uint16)
+        groups[:, :, 0] = largest = np.arange(first, first + 128)[:, None]
+        groups[:, :, 1:] = np.maximum(largest - np.arange(reach), 0).reshape(128, 38, 31)
+        with np.errstate(all="ignore"):
+            codes = encode(Q80, groups.reshape(-1, 32)).pieces[0][:, 2:].view(np.int8)
+            inverse = np.float32(1) / (as_floats(groups[:, :, :1]) / np.float32(127))
+        inverse[np.isinf(inverse)] = 0
+        products = (as_floats(groups) * inverse).astype(np.float64)
+        assert np.array_equal(codes.reshape(groups.shape), np.floor(products + 0.5)), first
+
+
 @pytest.mark.parametrize("encoding", ALL, ids=lambda one: one.name)
 def test_patterns_of_bf16_give_the_bytes_of_their_values(encoding: Encoding) -> None:
     """All finite patterns: zeros of both signs, subnormal ones and those beyond F16 included."""

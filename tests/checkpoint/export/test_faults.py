@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dsmops.checkpoint.export import Runtime, export, plan_export
+from dsmops.checkpoint.export import Runtime, can_resume, export, plan_export, writing
 from dsmops.checkpoint.export.verification import verify_export
 from dsmops.errors import DiskFullError, InputError, TargetBusyError
 from dsmops.files import partial_path, replace_atomically
@@ -27,6 +27,7 @@ from dsmops.progress import SilentProgress
 
 writing._JOURNAL_BYTES = 1 << 20
 source, target, percent = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+fsync = sys.argv[4:] != ["--no-fsync"]
 
 class Killer(SilentProgress):
     done = 0
@@ -37,7 +38,7 @@ class Killer(SilentProgress):
         if self.done * 100 >= self.total * percent:
             os.kill(os.getpid(), signal.SIGKILL)
 
-export(plan_export(source, target, Runtime.GGUF, "q8_0"), progress=Killer())
+export(plan_export(source, target, Runtime.GGUF, "q8_0"), progress=Killer(), fsync=fsync)
 """
 
 
@@ -68,6 +69,26 @@ def test_a_killed_run_is_taken_up_where_it_was(source: Path, tmp_path: Path, per
         "w.gguf",
         "w.gguf.dsmops.json",
     ]
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_without_fsync_a_killed_run_is_taken_up_until_a_restart(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restarted: bool
+) -> None:
+    """What was only in memory is lost with the machine, so then nothing is kept."""
+    if not writing._BOOT_ID.exists():
+        pytest.skip("this system does not tell when it was restarted")
+    target = tmp_path / "m.gguf"
+    subprocess.run([sys.executable, "-c", HARNESS, source, target, "80", "--no-fsync"], check=False)
+    if restarted:
+        other = tmp_path / "boot_id"
+        other.write_text("another\n")
+        monkeypatch.setattr(writing, "_BOOT_ID", other)
+    plan = plan_export(source, target, Runtime.GGUF, "q8_0")
+    assert can_resume(plan) == (not restarted)
+    report = export(plan)
+    assert (report.resumed_tensors > 0) == (not restarted)
+    assert verify_export(source, target).same
 
 
 def test_a_leftover_of_another_source_is_written_over(source: Path, tmp_path: Path) -> None:
