@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,8 @@ from dsmops.progress import SILENT, Progress
 BLOCK_VALUES = 130_048
 """Values per block: large enough that numpy outweighs Python, small enough for a cache. Not a power
 of two, so that the rows which encodings put above each other do not share a few lines of it."""
+BLOCKS_PER_TASK = 8
+"""Handing a task to a thread costs as much as a tenth of the work on a block."""
 THREADS = min(4, os.cpu_count() or 1)
 """Blocks in work at once; each holds about 4 MiB."""
 _LARGEST_KEPT_BYTES = 16 << 20
@@ -128,10 +131,10 @@ def _fill(
             known = journal.known.get(tensor.name)
             if known is None:
                 known = TensorErrors(tensor.name, tensor.encoding.name, Errors())
-                blocks = _blocks(tensor, readers[tensor.shard.name], fd, data_start)
-                for block, errors in zip(blocks, pool.map(_Block.work, blocks), strict=True):
+                tasks = _tasks(tensor, readers[tensor.shard.name], fd, data_start)
+                for task, errors in zip(tasks, pool.map(_Task.work, tasks), strict=True):
                     known.errors.add(errors)
-                    progress.advance(block.source_bytes)
+                    progress.advance(task.source_bytes)
                 _require_held(tensor, known.errors)
                 journal.note(known, sum(piece.nbytes for piece in tensor.pieces))
             else:
@@ -153,40 +156,44 @@ def _keep_freed_memory() -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Block:
-    """A run of a tensor's values, small enough to be worked on at once."""
+class _Task:
+    """Neighbouring blocks of a tensor, by first value and number of values, for one thread."""
 
     tensor: ExportTensor
     reader: ShardReader
     fd: int
     data_start: int
-    first: int
-    values: int
+    blocks: tuple[tuple[int, int], ...]
 
     @property
     def source_bytes(self) -> int:
-        return self.values * SOURCE_ITEM_BYTES[self.tensor.source.dtype]
+        return sum(count for _, count in self.blocks) * SOURCE_ITEM_BYTES[self.tensor.source.dtype]
 
     def work(self) -> Errors:
-        """Read, encode and write the block; return the errors made."""
-        encoding = self.tensor.encoding
-        items = read_items(self.tensor, self.reader, self.first, self.values)
+        """Read, encode and write the blocks; return the errors made."""
         errors = Errors()
         with np.errstate(all="ignore"):
-            encoded = encoding.encode(encoding.arrange(items.reshape(-1, encoding.group)))
-            errors.note(encoded.source, encoded.values)
+            for first, count in self.blocks:
+                self._export_block(first, count, errors)
+        return errors
+
+    def _export_block(self, first: int, count: int, errors: Errors) -> None:
+        encoding = self.tensor.encoding
+        items = read_items(self.tensor, self.reader, first, count)
+        encoded = encoding.encode(encoding.arrange(items.reshape(-1, encoding.group)))
+        errors.note(encoded.source, encoded.values)
         for piece, info, data in zip(
             encoding.pieces, self.tensor.pieces, encoded.pieces, strict=True
         ):
-            offset = self.first // encoding.group * piece.group_bytes
+            offset = first // encoding.group * piece.group_bytes
             _write_at(self.fd, data, self.data_start + info.begin + offset)
-        return errors
 
 
-def _blocks(tensor: ExportTensor, reader: ShardReader, fd: int, data_start: int) -> list[_Block]:
+def _tasks(tensor: ExportTensor, reader: ShardReader, fd: int, data_start: int) -> list[_Task]:
+    ranges = block_ranges(tensor.source.elements, tensor.encoding)
     return [
-        _Block(tensor, reader, fd, data_start, first, count)
-        for first, count in block_ranges(tensor.source.elements, tensor.encoding)
+        _Task(tensor, reader, fd, data_start, blocks)
+        for blocks in iter(lambda: tuple(islice(ranges, BLOCKS_PER_TASK)), ())
     ]
 
 
