@@ -30,11 +30,11 @@ DIRECT_ALIGNMENT = 4096
 """Offset, length and address of a direct write are multiples of this. It covers every disk sector
 size in use."""
 
-CACHED_WRITE_BYTES = 64 << 10
+CACHED_WRITE_BYTES = 256 << 10
 """Largest write into the page cache.
 
-Larger ones get larger pages, which a virtual machine may first have to get from its host. This was
-up to eight times slower on one machine, and on no machine faster by more than a few percent."""
+Larger ones get larger pages, which a virtual machine may first have to get from its host. `convert`
+of 0.7 GB took 1.1 s of system time with writes of 2 MiB, 0.3 s with 256 KiB, 0.45 s with 64 KiB."""
 
 _O_DIRECT = getattr(os, "O_DIRECT", 0)  # absent on macOS
 

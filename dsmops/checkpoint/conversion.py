@@ -249,22 +249,8 @@ class _Head:
 
 
 @dataclass(frozen=True, slots=True)
-class _Copied:
-    """`nbytes` of a tensor that stays as it is, from `skip` on."""
-
-    tensor: TensorPlan
-    reader: ShardReader
-    skip: int
-    nbytes: int
-
-    def fill(self, view: memoryview) -> Counted:
-        self.reader.read_into(view, self.tensor.shard.offset_of(self.tensor.source) + self.skip)
-        return []
-
-
-@dataclass(frozen=True, slots=True)
-class _Converted:
-    """`nbytes` of a tensor in its target dtype, from `skip` on."""
+class _Data:
+    """`nbytes` of a tensor of the target, from `skip` on: copied, or cast to its dtype."""
 
     tensor: TensorPlan
     reader: ShardReader
@@ -273,12 +259,16 @@ class _Converted:
     nbytes: int
 
     def fill(self, view: memoryview) -> Counted:
+        start = self.tensor.shard.offset_of(self.tensor.source)
+        if not self.tensor.cast:
+            self.reader.read_into(view, start + self.skip)
+            return []
         cast, disk_dtype = self.casts[self.tensor.target.storage_dtype]
         item_bytes = disk_dtype.itemsize
         element, begun = divmod(self.skip, item_bytes)
         if begun:
             # The rest of an element whose first bytes are in the block before; counted there.
-            rest = self._single(element, cast, disk_dtype)[begun:][: len(view)]
+            rest = self._single(start + 2 * element, cast, disk_dtype)[begun:][: len(view)]
             cast.take_counts()
             view[: len(rest)] = rest
             view = view[len(rest) :]
@@ -286,26 +276,23 @@ class _Converted:
         while len(view) >= item_bytes:
             count = min(BLOCK_ELEMENTS, len(view) // item_bytes)
             bits = self.casts.scratch[:count]
-            self.reader.read_into(bits.data, self._offset_of(element))
+            self.reader.read_into(bits.data, start + 2 * element)
             cast(bits, np.frombuffer(view, disk_dtype, count))
             view = view[count * item_bytes :]
             element += count
         if view:
-            view[:] = self._single(element, cast, disk_dtype)[: len(view)]
+            view[:] = self._single(start + 2 * element, cast, disk_dtype)[: len(view)]
         return [(self.tensor.target.name, cast.take_counts())]
 
-    def _single(self, element: int, cast: Cast, disk_dtype: np.dtype[Any]) -> bytes:
+    def _single(self, offset: int, cast: Cast, disk_dtype: np.dtype[Any]) -> bytes:
         """Return the bytes of one element, which lies across two blocks."""
         bits, out = self.casts.scratch[:1], np.empty(1, disk_dtype)
-        self.reader.read_into(bits.data, self._offset_of(element))
+        self.reader.read_into(bits.data, offset)
         cast(bits, out)
         return out.tobytes()
 
-    def _offset_of(self, element: int) -> int:
-        return self.tensor.shard.offset_of(self.tensor.source) + 2 * element
 
-
-_Part = _Head | _Copied | _Converted
+_Part = _Head | _Data
 
 
 def _blocks(
@@ -322,10 +309,8 @@ def _blocks(
             count = min(free, nbytes - at)
             if isinstance(whole, bytes):
                 parts.append(_Head(whole[at : at + count]))
-            elif whole.cast:
-                parts.append(_Converted(whole, readers[whole.shard.name], casts, at, count))
             else:
-                parts.append(_Copied(whole, readers[whole.shard.name], at, count))
+                parts.append(_Data(whole, readers[whole.shard.name], casts, at, count))
             at += count
             free -= count
             if not free:
