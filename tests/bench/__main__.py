@@ -11,7 +11,7 @@ import sys
 import tests.bench
 from tests.bench.compare import compare
 
-NO_BENCHES = {"__main__", "compare", "harness", "moshi_peer"}
+NO_BENCHES = {"__main__", "compare", "harness", "moshi_peer", "pairs"}
 
 
 def main(words: list[str]) -> int:
