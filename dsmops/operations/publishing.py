@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -12,13 +13,24 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from dsmops.errors import DsmopsError, InputError, RemoteError, SourceError
+from dsmops.operations.searching import Note, Search, Searchers
 from dsmops.progress import SILENT, Progress
 from dsmops.publish.folder import FolderStore
 from dsmops.publish.manifest import Catalogue, Entry, read_catalogue, union, unnamed_bodies
 from dsmops.publish.names import NOT_VOUCHED
-from dsmops.publish.plan import Scan, ScanName, UploadPlan, inspect, needs_inspection, plan_upload
+from dsmops.publish.plan import (
+    EarlierContents,
+    Findings,
+    Planner,
+    Scan,
+    ScanName,
+    UploadPlan,
+    earlier_contents,
+    inspect,
+    joined,
+)
 from dsmops.publish.pull import PublishedLog, plan_pull, published_logs, pull
-from dsmops.publish.source import Failure, Selection, find_logs, take_snapshots
+from dsmops.publish.source import Failure, Selection, Snapshot, find_logs, take_snapshots
 from dsmops.publish.store import ObjectStore, StoreOptions, Usage
 from dsmops.publish.stores import open_store
 from dsmops.publish.upload import Published, publish, recover
@@ -231,8 +243,6 @@ def publish_logs(
         cannot be written.
     """
     now = now or datetime.now(UTC)
-    if check is LOG_RULES:
-        check = replace(check, scan=partial(_find_secrets, on_note=on_note))
     selection = find_logs(
         request.source,
         include_raw=request.include_raw,
@@ -250,7 +260,6 @@ def publish_logs(
             hint="Name a folder outside --source.",
             code="publish.store",
         )
-    workers = request.options.workers
     catalogue = read_catalogue(store)
     recovered, damaged = _recover(store, catalogue, request, progress)
     known = (
@@ -259,25 +268,34 @@ def publish_logs(
         else catalogue
     )
 
-    plan = _plan(request, selection, known, check, now, progress)
-    done = Published(plan.uploads, (), None)
-    if not request.dry_run:
-        progress.start("sending", plan.send_bytes)
-        done = publish(
-            store, plan, catalogue, recovered=recovered, now=now, workers=workers, progress=progress
-        )
-        progress.finish()
+    search = partial(_search, check, earlier_contents(known))
+    with closing(
+        _plans(request, selection, _planner(request, known, check, now), search, on_note, progress)
+    ) as plans:
+        if request.dry_run:
+            plan = joined(plans)
+            done = Published(plan, plan.uploads, (), None)
+        else:
+            done = publish(
+                store,
+                plans,
+                catalogue,
+                recovered=recovered,
+                now=now,
+                workers=request.options.workers,
+                progress=progress,
+            )
+    progress.finish()
     report = _publish_report(
-        request, store, selection, plan, done, recovered, (*damaged, *done.failed), catalogue, check
+        request, store, selection, done, recovered, (*damaged, *done.failed), catalogue, check
     )
     if request.link_valid_s is None or request.dry_run:
         return report
-    return replace(report, links=_links(store, plan, done, known, request.link_valid_s, now))
+    return replace(report, links=_links(store, done, known, request.link_valid_s, now))
 
 
 def _links(
     store: ObjectStore,
-    plan: UploadPlan,
     done: Published,
     known: Catalogue,
     valid_s: int,
@@ -285,9 +303,9 @@ def _links(
 ) -> tuple[Link, ...]:
     """Return a link for each file of this run that is in the store now."""
     holders = known.holders()
-    keys = {name: holders[name].key for name in plan.unchanged}
+    keys = {name: holders[name].key for name in done.plan.unchanged}
     keys |= {entry.name: entry.key for upload in done.sent for entry in upload.entries}
-    keys |= {entry.name: entry.key for entry in plan.renamed}
+    keys |= {entry.name: entry.key for entry in done.plan.renamed}
     expires = now + timedelta(seconds=valid_s)
     return tuple(
         Link(name, store.link(key, valid_s=valid_s), expires) for name, key in sorted(keys.items())
@@ -308,33 +326,11 @@ def _recover(
     return recover(store, catalogue, workers=request.options.workers, progress=progress)
 
 
-def _plan(
-    request: PublishRequest,
-    selection: Selection,
-    known: Catalogue,
-    check: RedactionCheck,
-    now: datetime,
-    progress: Progress,
-) -> UploadPlan:
-    progress.start("reading", sum(file.size_bytes for file in selection.files))
-    snapshots, failed = take_snapshots(selection.files, progress)
-    vouched = known.vouched()
-    new = [
-        snapshot
-        for snapshot in snapshots
-        if request.force
-        or needs_inspection(
-            snapshot, vouched, check.version, allow_unredacted=request.allow_unredacted
-        )
-    ]
-    progress.start("looking for secrets", sum(snapshot.size_bytes for snapshot in new))
-    inspections, not_inspected = inspect(new, known, check.scan, progress)
-    progress.finish()
-    return plan_upload(
-        snapshots,
+def _planner(
+    request: PublishRequest, known: Catalogue, check: RedactionCheck, now: datetime
+) -> Planner:
+    return Planner(
         known,
-        inspections,
-        [*failed, *not_inspected],
         rules=check.version,
         now=now,
         scan_name=check.scan_name,
@@ -343,17 +339,54 @@ def _plan(
     )
 
 
+def _search(
+    check: RedactionCheck, earlier: EarlierContents, batch: Sequence[Snapshot], note: Note
+) -> Findings:
+    scan = partial(_find_secrets, on_note=note) if check is LOG_RULES else check.scan
+    return inspect(batch, earlier, scan, check.scan_name)
+
+
+def _plans(
+    request: PublishRequest,
+    selection: Selection,
+    planner: Planner,
+    search: Search,
+    note: Note,
+    progress: Progress,
+) -> Generator[UploadPlan]:
+    """Yield a plan for the known files, then one for each batch of new ones that was searched.
+
+    The next batches are searched while the caller sends the last.
+    """
+    progress.start("reading", sum(file.size_bytes for file in selection.files))
+    snapshots, unreadable = take_snapshots(selection.files, progress)
+    progress.finish()
+    known, batches = planner.batches(snapshots)
+    # Before the bar, which has a thread: to fork beside other threads could lock a child.
+    with Searchers(batches, search, note) as searchers:
+        progress.start(
+            "looking for secrets" if request.dry_run else "looking for secrets, and sending",
+            sum(snapshot.size_bytes for batch in batches for snapshot in batch),
+        )
+        yield replace(planner.plan(known, Findings()), failed=tuple(unreadable))
+        for batch, findings in searchers.found():
+            plan = planner.plan(batch, findings)
+            to_send_bytes = 0 if request.dry_run else plan.send_bytes
+            progress.advance(sum(snapshot.size_bytes for snapshot in batch) - to_send_bytes)
+            yield plan
+
+
 def _publish_report(
     request: PublishRequest,
     store: ObjectStore,
     selection: Selection,
-    plan: UploadPlan,
     done: Published,
     recovered: Sequence[Entry],
     failed: Sequence[Failure],
     catalogue: Catalogue,
     check: RedactionCheck,
 ) -> PublishReport:
+    plan = done.plan
     sent = [entry for upload in done.sent for entry in upload.entries]
     files = [_file(entry, "sent") for entry in sent]
     files += (_file(entry, "renamed") for entry in plan.renamed)

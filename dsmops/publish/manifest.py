@@ -52,6 +52,9 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _RELIST_ATTEMPTS = 20
 _RELIST_WAIT_S = 0.05
 
+# Made once: `json.dumps` with separators makes an encoder for each row, at twice the time.
+_ROWS = json.JSONEncoder(separators=(",", ":"))
+
 _log = logging.getLogger(__name__)
 
 
@@ -157,7 +160,7 @@ def encode(entries: Iterable[Entry], replaces: Iterable[str], now: datetime) -> 
         "columns": Entry._fields,
         "entries": [],
     }
-    rows = ",\n".join(json.dumps(entry, separators=(",", ":")) for entry in sorted(entries))
+    rows = ",\n".join(map(_ROWS.encode, sorted(entries)))
     text = f"{json.dumps(head)[:-2]}\n{rows}\n]}}\n"
     return gzip.compress(text.encode("ascii"), mtime=0)
 

