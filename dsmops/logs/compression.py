@@ -169,9 +169,8 @@ def _zstd_frame(source: _Source, on_header: OnHeader) -> Iterator[bytes]:
     if magic in _SKIPPABLE:
         left = int.from_bytes(source.take(8)[4:], "little")
         while left:
-            if not source.fill(1):
-                raise _CutOffError
-            piece = source.take(min(left, len(source.buffer)))
+            # Whole where it is not huge: what is cut in two is not found by a rule.
+            piece = source.take(min(left, _MOST_HEADER_BYTES))
             on_header(piece)
             left -= len(piece)
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,7 @@ from functools import partial
 from io import RawIOBase
 from pathlib import Path
 from typing import BinaryIO, cast
+from urllib.parse import unquote_to_bytes
 
 from dsmops.errors import DsmopsError, InputError, RemoteError, SourceError
 from dsmops.operations.searching import Note, Search, Searchers
@@ -178,8 +180,33 @@ _NO_TEXT = bytes((*range(0x07), *range(0x0E, 0x1A)))
 no rule can read those."""
 
 
-_MOST_HEADERS = 1000
-_MOST_HEADER_BYTES = 64 << 10
+_MOST_HEADER_BYTES = 1 << 20
+"""Of all headers of a compressed file. With more, it is refused unread: logs have a few bytes."""
+
+
+class _NoText:
+    """Counts bytes that no text in UTF-8 has: those of archives, audio, captures and UTF-16.
+
+    Short data of some compressors has no control character, but hardly a character of UTF-8.
+    """
+
+    def __init__(self) -> None:
+        self._control = self._undecodable = self._all = 0
+
+    def take(self, chunk: bytes) -> None:
+        self._control += len(chunk) - len(chunk.translate(None, _NO_TEXT))
+        self._all += len(chunk)
+        if not chunk.isascii():
+            self._undecodable += len(chunk) - len(chunk.decode(errors="ignore").encode())
+
+    @property
+    def count(self) -> int:
+        """How many there are; a few undecodable ones may be in a log."""
+        is_foreign = self._undecodable > _FEW_BYTES + self._all // _MOST_UNDECODABLE
+        return self._control + (self._undecodable if is_foreign else 0)
+
+
+_FEW_BYTES, _MOST_UNDECODABLE = 6, 5
 
 
 def _find_secrets(
@@ -188,34 +215,43 @@ def _find_secrets(
     """Return how often each rule hits in a content and in headers of compressed data."""
     from dsmops.logs import decompressed, scan
 
-    no_text = 0
-    headers: list[bytes] = []
+    no_text = _NoText()
+    headers = bytearray()
 
     def chunks() -> Iterator[bytes]:
-        nonlocal no_text
         for chunk in decompressed(
             cast(BinaryIO, stream), name, on_header=on_header, on_note=on_note
         ):
-            no_text += len(chunk) - len(chunk.translate(None, _NO_TEXT))
-            if no_text:
+            no_text.take(chunk)
+            if no_text.count:
                 return  # It stays here whatever else is in it.
             yield chunk
 
     def on_header(text: bytes) -> None:
-        headers.append(text[:_MOST_HEADER_BYTES])
-        del headers[_MOST_HEADERS:]
+        if len(headers) <= _MOST_HEADER_BYTES:
+            headers.extend(text + b"\n")
 
-    found = {**scan(chunks()), "no-text": no_text}
-    found["header"] = sum(sum(scan(text.replace(b"\0", b"\n")).values()) for text in headers)
+    found = {**scan(chunks()), "no-text": no_text.count}
+    if len(headers) > _MOST_HEADER_BYTES:
+        found["header"] = 1
+    else:
+        found["header"] = sum(scan(bytes(headers).replace(b"\0", b"\n")).values())
     return found
+
+
+_ADDRESS = re.compile(r"(?<!\d)(?<!\d\.)\d{1,3}(?:\.\d{1,3}){3}(?!\.?\d)")
+"""What may be an address, in `log.203.0.113.9.gz`: in the text of a log, a rule wants space around
+it."""
 
 
 def _find_secrets_in_name(name: str) -> dict[str, int]:
     """Return hits in a path: a folder or a file may be named after a caller, a host or a token."""
     from dsmops.logs import scan
 
-    # Each part by itself too: a rule that ends at a slash, or begins after one, sees it then.
-    texts = {name, *name.split("/")}
+    # Each part by itself too: a rule that ends at a slash, or begins after one, sees it then. And
+    # whole escapes: in a log, a rule sees through those of delimiters only.
+    names = {name, os.fsdecode(unquote_to_bytes(os.fsencode(name)))}
+    texts = {text for each in names for text in (each, *each.split("/"), *_ADDRESS.findall(each))}
     hits = max(sum(scan(os.fsencode(text)).values()) for text in texts)
     return {"file-name": hits} if hits else {}
 

@@ -2,8 +2,13 @@
 in tests/publish.
 """
 
+import bz2
 import gzip
+import lzma
 import os
+import unicodedata
+import zipfile
+import zlib
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from io import BytesIO, RawIOBase
@@ -221,7 +226,118 @@ def test_names_and_headers_are_looked_at_too() -> None:
     assert not any(LOG_RULES.scan("log.1", cast(RawIOBase, BytesIO(clean))).values())
     for name in (f"logs/{token}/log.1", "log.bob@example.org.1", "203.0.113.9/log.1"):
         assert LOG_RULES.scan_name(name) == {"file-name": 1}
-    assert LOG_RULES.scan_name("host-1/log.stt.2025-11-15") == {}
+    for name in ("host-1/log.stt.2025-11-15", "log.2025.11.15.08", "log.stt-1.2.3.4.5.gz", "log.%"):
+        assert LOG_RULES.scan_name(name) == {}
+
+
+TOKEN = b"hf_" + b"aB3" * 12
+CLEAN = b"nothing here\n"
+LEAK = b"token " + TOKEN + b"\n"
+
+
+def gzip_with(flags: int, fields: bytes, content: bytes = CLEAN) -> bytes:
+    """Return a member with fields after its fixed header."""
+    member = gzip.compress(content)
+    return member[:3] + bytes([flags]) + member[4:10] + fields + member[10:]
+
+
+def skippable(content: bytes, kind: int = 0) -> bytes:
+    """Return a zstd frame that readers skip."""
+    return bytes([0x50 + kind, 0x2A, 0x4D, 0x18]) + len(content).to_bytes(4, "little") + content
+
+
+def zstd(content: bytes) -> bytes:
+    return zstandard.compress(content)
+
+
+def with_dictionary(content: bytes) -> bytes:
+    dictionary = zstandard.ZstdCompressionDict(CLEAN * 10)
+    return zstandard.ZstdCompressor(dict_data=dictionary).compress(content)
+
+
+def zipped(content: bytes) -> bytes:
+    """Return an archive that stores the content as it is."""
+    with zipfile.ZipFile(archive := BytesIO(), "w") as file:
+        file.writestr("log.1", content)
+    return archive.getvalue()
+
+
+EXTRA = b"AB" + len(TOKEN).to_bytes(2, "little") + TOKEN
+HIDDEN: dict[str, bytes] = {
+    "gzip, second member": gzip.compress(CLEAN) + gzip.compress(LEAK),
+    "gzip, cut between members": gzip.compress(LEAK[:20]) + gzip.compress(LEAK[20:]),
+    "gzip, member after an empty one": gzip.compress(b"") + gzip.compress(LEAK),
+    "gzip, FEXTRA": gzip_with(4, len(EXTRA).to_bytes(2, "little") + EXTRA),
+    "gzip, FNAME": gzip_with(8, TOKEN + b"\0"),
+    "gzip, FCOMMENT": gzip_with(16, TOKEN + b"\0"),
+    "gzip, FEXTRA, FNAME, FCOMMENT": gzip_with(28, b"\2\0ABlog\0" + TOKEN + b"\0"),
+    "gzip, comment of the last of 1,500": gzip.compress(b"") * 1500 + gzip_with(16, TOKEN + b"\0"),
+    "gzip, long name with the token at its end": gzip_with(8, b"a " * 50_000 + TOKEN + b"\0"),
+    "gzip, text after the data": gzip.compress(CLEAN) + LEAK,
+    "gzip in gzip": gzip.compress(gzip.compress(LEAK)),
+    "gzip, cut off": gzip.compress(LEAK)[:-9],
+    "zstd, skippable": skippable(TOKEN) + zstd(CLEAN),
+    "zstd, skippable of another kind": zstd(CLEAN) + skippable(TOKEN, 15),
+    "zstd, skippable over an edge of reads": skippable(b"a " * 32_750 + LEAK) + zstd(CLEAN),
+    "zstd, last of 1,500 skippable": skippable(b"1") * 1500 + skippable(TOKEN) + zstd(CLEAN),
+    "zstd, skippable of 2 MiB": skippable(b"a " * (1 << 20) + LEAK) + zstd(CLEAN),
+    "zstd, after empty frames": zstd(b"") * 5 + zstd(LEAK),
+    "zstd, with a dictionary": with_dictionary(LEAK),
+    "zstd, then gzip": zstd(CLEAN) + gzip.compress(LEAK),
+    "xz": lzma.compress(LEAK),
+    "lzma": lzma.compress(LEAK, lzma.FORMAT_ALONE),
+    "bz2": bz2.compress(LEAK),
+    "zip": zipped(LEAK),
+    "zlib": zlib.compress(LEAK),
+    "deflate": zlib.compress(LEAK)[2:-4],
+    "UTF-16": LEAK.decode().encode("utf-16"),
+    "EBCDIC": LEAK.decode().encode("cp500"),
+}
+
+
+@pytest.mark.parametrize("content", HIDDEN.values(), ids=HIDDEN)
+def test_what_is_hidden_in_a_file_stays_here(content: bytes) -> None:
+    """A token in any corner of a compressed file is found, or the file is refused as unreadable."""
+    try:
+        found = LOG_RULES.scan("log.1", cast(RawIOBase, BytesIO(content)))
+    except InputError:
+        return
+    assert any(found.values()), found
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        gzip.compress(CLEAN) * 1500,
+        gzip_with(8, b"log.stt\0"),
+        skippable(b"\x10\0\0\0") + zstd(CLEAN),
+        "Übergrößenträger – 日本語\n".encode(),
+        "un été à la forêt\n".encode("latin-1"),
+    ],
+    ids=["members", "name", "pzstd", "utf-8", "latin-1"],
+)
+def test_ordinary_files_are_not_held_back(content: bytes) -> None:
+    """Nothing is found in what compressors write, nor in text of other languages."""
+    assert not any(LOG_RULES.scan("log.1", cast(RawIOBase, BytesIO(content))).values())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "log.hf%5F" + "aB3" * 12,
+        "log.%68%66_" + "aB3" * 12,
+        unicodedata.normalize("NFD", "löggs/log.hf_" + "aB3" * 12),
+        "log.bob%40example.org",
+        "log.ｈｆ＿" + "ａＢ３" * 12,
+        "log.hf_" + "aB3" * 6 + "\u200b" + "aB3" * 6,
+        "log.203%2E0%2E113%2E9",
+        "log.203.0.113.9",
+        "host-203.0.113.9.log.gz",
+    ],
+)
+def test_disguised_names_stay_here(name: str) -> None:
+    """A token or an address in a name is found through escapes and other forms of characters."""
+    assert LOG_RULES.scan_name(name) == {"file-name": 1}
 
 
 def test_known_content_under_a_secret_name_stays_here(world: World) -> None:
