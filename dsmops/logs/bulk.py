@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +37,7 @@ Leaves = Callable[[bytes], bool]
 class Bulk:
     """The lines of a block, and the text of those of a known kind, one after the other."""
 
-    text: bytes
+    text: memoryview
     kinds: list[Template | bytes]
     """What `labels` count: templates, and lines that only continue an event, as they are."""
     starts: Numbers
@@ -121,6 +121,16 @@ def _lines_by_content(templates: Templates) -> dict[int, list[tuple[bytes, bytes
     return found
 
 
+class _Form(NamedTuple):
+    """What lines of one length may be: the least and the greatest byte of each column."""
+
+    low: Bytes
+    spread: Bytes
+    take: Callable[[Numbers, Bytes], None]
+    """Takes lines and their table."""
+    hex_words: tuple[slice, ...] = ()
+
+
 class _Finder:
     """Labels the lines of one block, and keeps the tables of their text."""
 
@@ -143,45 +153,43 @@ class _Finder:
         """Label the lines in `group`, all `length` bytes long, of a kind or among `lines`."""
         if length == 0:
             for raw, shown in lines:
-                self._add(group, raw, np.broadcast_to(row(shown), (len(group), len(shown))))
+                self._same(raw, shown, group, np.empty((0, 0), np.uint8))
             return
+        forms = [
+            _Form(row(kind.low), row(kind.spread), partial(self._rows, kind), kind.hex_words)
+            for kind in kinds
+        ]
         table = table_of(self._block, self._starts[group], length)
-        for kind in kinds:
-            fits = (table - row(kind.low)) <= row(kind.spread)
-            group, table = self._take(group, table, fits, partial(self._rows, kind))
-            if not len(group):
-                return
-        for raw, shown in lines:
-            fits = table == row(raw)
-
-            def add(found: Numbers, _: Bytes, raw: bytes = raw, shown: bytes = shown) -> None:
-                self._add(found, raw, np.broadcast_to(row(shown), (len(found), len(shown))))
-
-            group, table = self._take(group, table, fits, add)
+        nothing = np.zeros(length, np.uint8)
+        forms += [_Form(row(raw), nothing, partial(self._same, raw, shown)) for raw, shown in lines]
+        for form in forms:
+            group, table = self._take(form, group, table)
             if not len(group):
                 return
 
-    def _take(
-        self,
-        group: Numbers,
-        table: Bytes,
-        fits: NDArray[np.bool_],
-        take: Callable[[Numbers, Bytes], None],
-    ) -> tuple[Numbers, Bytes]:
-        """Give the rows that fit to `take`, and return the others."""
+    def _take(self, form: _Form, group: Numbers, table: Bytes) -> tuple[Numbers, Bytes]:
+        """Write the rows that are of a form, and return the others."""
+        excess = table - form.low
+        fits = np.less_equal(excess, form.spread, out=excess.view(np.bool_))
+        for word in form.hex_words:
+            fits[:, word] &= (table[:, word] - ord("9") - 1) >= ord("a") - ord("9") - 1
         if fits.all():
-            take(group, table)
+            form.take(group, table)
             return group[:0], table[:0]
         good = fits.all(axis=1)
         if good.any():
-            take(group[good], table[good])
+            form.take(group[good], table[good])
             return group[~good], table[~good]
         return group, table
+
+    def _same(self, raw: bytes, shown: bytes, group: Numbers, _: Bytes) -> None:
+        self._add(group, raw, np.broadcast_to(row(shown), (len(group), len(shown))))
 
     def _rows(self, kind: Template, group: Numbers, table: Bytes) -> None:
         """Write rows of a kind. Lines of a minute that is not clear are left alone."""
         minutes = np.ascontiguousarray(table[:, kind.minute]).view("<u8")
-        change = np.flatnonzero((minutes[1:] != minutes[:-1]).any(axis=1)) + 1
+        same = minutes[1:] == minutes[:-1]
+        change = np.flatnonzero(~(same[:, 0] & same[:, 1])) + 1
         bounds = [0, *change.tolist(), len(group)]
         texts = minutes.tobytes()
         runs: dict[tuple[int, int], list[tuple[int, int, bytes]]] = {}
@@ -252,7 +260,7 @@ class _Finder:
                 )
                 target[offsets[group]] = np.ascontiguousarray(out).view(f"V{width}")[:, 0]
         return Bulk(
-            text.tobytes(),
+            text.data,
             self._kinds,
             self._starts,
             ends,

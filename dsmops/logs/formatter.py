@@ -13,7 +13,7 @@ from dsmops.logs.formats import DIALECTS
 from dsmops.logs.learning import Templates
 from dsmops.logs.reader import Grouping, GroupingState, Line, Reader, ReaderState, Row
 from dsmops.logs.records import LogRecord
-from dsmops.logs.redaction import Redactor, shape_of
+from dsmops.logs.redaction import Redactor
 from dsmops.logs.render import Style, render, render_line, render_text
 from dsmops.logs.templates import STEP, FriendlyStamps, JsonStamps, Rendered, Template
 from dsmops.logs.wrappers import AUTO, Unwrapper
@@ -165,10 +165,14 @@ class Formatter:
         self.read_bytes += len(block)
         if len(block) < _REPEATING_BYTES:
             return self._feed_anew(self._unwrapper.feed(block))
+        if self._is_big():
+            from dsmops.logs.columns import count_lines
+
+            parts = few_lines(block, count_lines)
+        else:
+            parts = few_lines(block)
         # Each part for itself: a wrapper may begin in one of them.
-        return b"".join(
-            self._feed_or_repeat(self._unwrapper.feed(part)) for part in few_lines(block)
-        )
+        return b"".join(self._feed_or_repeat(self._unwrapper.feed(part)) for part in parts)
 
     def _feed_or_repeat(self, block: bytes) -> bytes:
         """Return the text of a block. Of what repeats for gigabytes, as in a bomb, each block is
@@ -295,7 +299,7 @@ class Formatter:
             if self._again(raw, out):
                 return True
         elif not self._style.jsonl:
-            shown = self._seen_before(raw, shape_of(raw))
+            shown = self._seen_before(raw)
             if shown is not None:
                 out.append(shown)
                 return True
@@ -386,13 +390,13 @@ class Formatter:
 
     # --- the fast ways ----------------------------------------------------------------------------
 
-    def _seen_before(self, raw: bytes, shape: bytes) -> bytes | None:
+    def _seen_before(self, raw: bytes) -> bytes | None:
         """Return the friendly text of a line like an earlier one, or None for a new one.
 
         The text of a line that is not wanted is empty.
         """
         inside_block = self._redactor is not None and self._redactor.inside_block
-        for kind in self._templates.of_shape(shape):
+        for kind in self._templates.like(raw):
             if (inside_block and not kind.is_step) or self._sieve.limits_time:
                 return None
             shown = kind.format(raw, self._style.clock)
@@ -469,7 +473,7 @@ class Formatter:
         """
         known = self._templates.count
         for raw in lines:
-            if any(kind.fits(raw) for kind in self._templates.of_shape(shape_of(raw))):
+            if any(kind.fits(raw) for kind in self._templates.like(raw)):
                 continue
             found = self._render_aside(raw)
             if (
@@ -595,7 +599,7 @@ class _BulkRun:
                 last = begin
             else:
                 self._hold(last)
-        self._out.append(bulk.text[bulk.offsets[begin] : bulk.offsets[last]])
+        self._out.append(bulk.text[bulk.offsets[begin] : bulk.offsets[last]].tobytes())
         self._stand_after(begin, end)
 
     def _hold(self, line: int) -> None:
@@ -604,7 +608,7 @@ class _BulkRun:
         if kind is None:
             return
         self._kept_back[label] += 1
-        text = bulk.text[bulk.offsets[line] : bulk.offsets[line + 1]]
+        text = bulk.text[bulk.offsets[line] : bulk.offsets[line + 1]].tobytes()
         clock = self._formatter._aside.clock
         self._formatter._grouping.hold(
             kind.record.service, Row(text, kind.hits, self._raw(line), clock)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from dsmops.logs.plain_text import clean, decode
 from dsmops.logs.records import LogRecord
 from dsmops.logs.redaction import has_hints, shape_of
-from dsmops.logs.templates import FriendlyStamps, Render, Template, find_recipe
+from dsmops.logs.templates import HEX_WORD, FriendlyStamps, Render, Template, find_recipe
 
-_MOST_SHAPES = 4096
-_MOST_OF_A_SHAPE = 8
-"""Lines of one shape whose digits do not vary freely: step lines of so many source lines."""
+_MOST_FORMS = 4096
+_MOST_OF_A_FORM = 8
+"""Lines of one form whose digits do not vary freely: step lines of so many source lines."""
 _MOST_CONTINUATIONS = 1024
 _LINE_BYTES = 1000
 """Longer lines are not remembered: caches stay small on any log."""
@@ -19,6 +20,14 @@ _MOST_LESSONS = 1000
 """A lesson costs about as much as ten lines the slow way.
 
 A log with ever new forms is not worth more of them."""
+
+
+def form_of(raw: bytes) -> bytes:
+    """Return a line with all digits as 0, and with them the letters of long hexadecimal words."""
+    shape = shape_of(raw)
+    if b'"' not in shape:
+        return shape
+    return HEX_WORD.sub(lambda word: b"0" * len(word[0]), shape)
 
 
 class Templates:
@@ -41,7 +50,7 @@ class Templates:
         """Those of them that are text of no dialect."""
         self.services: set[str | None] = set()
         """Services of which lines are in `continuations`."""
-        self._by_shape: dict[bytes, list[Template]] = {}
+        self._by_form: dict[bytes, list[Template]] = {}
         """Empty where an experiment failed."""
         self._by_length: dict[int, list[Template]] = {}
         self._render, self._stamps, self._clock = render, stamps, stamps.clock
@@ -49,9 +58,9 @@ class Templates:
         self._seen: set[bytes] = set()
         self._lessons = 0
 
-    def of_shape(self, shape: bytes) -> list[Template]:
-        """Return what is known of lines of a shape."""
-        return self._by_shape.get(shape, [])
+    def like(self, raw: bytes) -> list[Template]:
+        """Return what is known of lines of the form of one."""
+        return self._by_form.get(form_of(raw), [])
 
     def of_length(self, length: int) -> list[Template]:
         """Return what is known of lines of so many bytes; what came most stands first."""
@@ -72,24 +81,24 @@ class Templates:
     def learn(self, raw: bytes, dialect: str, *, is_step: bool) -> None:
         """Make a kind of a line that went the slow way.
 
-        A step line at once; any other when its shape came before, and no redaction rule looks at
+        A step line at once; any other when its form came before, and no redaction rule looks at
         its digits.
         """
         if len(raw) > _LINE_BYTES or (not is_step and dialect in ("json", "friendly")):
             return
-        shape = shape_of(raw)
-        known = self._by_shape.get(shape)
+        form = form_of(raw)
+        known = self._by_form.get(form)
         if known is not None and (
-            not known or len(known) >= _MOST_OF_A_SHAPE or any(kind.fits(raw) for kind in known)
+            not known or len(known) >= _MOST_OF_A_FORM or any(kind.fits(raw) for kind in known)
         ):
             return
-        if not is_step and shape not in self._seen:
-            if len(self._seen) >= _MOST_SHAPES:
+        if not is_step and form not in self._seen:
+            if len(self._seen) >= _MOST_FORMS:
                 self._seen.clear()
-            self._seen.add(shape)
-        elif len(self._by_shape) < _MOST_SHAPES and self._may_learn():
+            self._seen.add(form)
+        elif len(self._by_form) < _MOST_FORMS and self._may_learn():
             kind = self._learnt(raw, dialect, is_step=is_step)
-            kinds = self._by_shape.setdefault(shape, [])
+            kinds = self._by_form.setdefault(form, [])
             if kind:
                 kinds.append(kind)
                 self.count += 1
@@ -98,7 +107,10 @@ class Templates:
     def _learnt(self, raw: bytes, dialect: str, *, is_step: bool) -> Template | None:
         render, message_bytes = self._render, 0
         alone = render(raw)
-        if alone and not is_step and not _is_harmless(alone.record):
+        words = HEX_WORD.search(raw)
+        if words and alone and not _ends_with(alone.record.message, raw[words.start() :]):
+            return None  # Only what stands in a message is redacted each time.
+        if alone and not is_step and (words or not _is_harmless(alone.record)):
             if self._unredacted is None or not _is_harmless(replace(alone.record, message="")):
                 return None
             # Such a line is copied, and its message redacted each time.
@@ -134,6 +146,11 @@ class Templates:
     def _may_learn(self) -> bool:
         self._lessons += 1
         return self._lessons <= _MOST_LESSONS
+
+
+def _ends_with(message: str, raw: bytes) -> bool:
+    """Return whether the end of a raw line is the end of its message, but for colours."""
+    return message.endswith(clean(decode(raw)))
 
 
 def _is_harmless(record: LogRecord) -> bool:

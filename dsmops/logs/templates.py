@@ -5,8 +5,9 @@ made, by experiment: the slow way runs on the same line at another time and with
 where the marks come out is where the numbers belong. So the fast ways know neither dialects nor
 styles, and cannot disagree with the slow one about them.
 
-A `Template` is such a recipe for lines of one shape (all digits as 0): which digits may differ, and
-where they come out. `bulk` uses it for many lines at once.
+A `Template` is such a recipe for lines of one form (all digits as 0, and the letters of long
+hexadecimal words): which of them may differ, and where they come out. `bulk` uses it for many lines
+at once.
 """
 
 from __future__ import annotations
@@ -27,7 +28,11 @@ _STAMPS = {
     name: re.compile((FRIENDLY_STAMP if name == "friendly" else STAMP).encode())
     for name in ("friendly", "")
 }
-_NUMBER = re.compile(rb"\x1b\[[0-9;]*m|(?P<number>\d{1,18}(?P<fraction>\.\d{1,18})?)")
+HEX_WORD = re.compile(rb'(?<=")[0-9a-f]{32,}(?=")')
+"""An identifier that is another one on each line. Within quotes it is what it is to any dialect."""
+_NUMBER = re.compile(
+    rb"\x1b\[[0-9;]*m|(?P<number>" + HEX_WORD.pattern + rb"|\d{1,18}(?P<fraction>\.\d{1,18})?)"
+)
 _PROBE_MINUTE, _PROBE_SECONDS = "2031-05-07 11:23", "58.469"
 _MOST_NUMBERS = 100
 _MINUTES_KEPT, _SIDES_KEPT = 4096, 64
@@ -247,6 +252,9 @@ class Template:
         self._seconds, self._rest = seconds, recipe.first + b"".join(parts)
         self._sides: dict[bytes, Sides | None] = {}
         self.low, self.spread = _bounds(raw, dialect, recipe)
+        self.hex_words = tuple(slice(*word.span()) for word in HEX_WORD.finditer(raw))
+        """Where the least and the greatest byte are those of digits and of a to f, and what is
+        between them does not fit."""
         # What the shape does not tell: which digits have to be the same, and which not 0.
         self._fixed = [
             (slice(*found.span()), found[0])
@@ -321,4 +329,7 @@ def _bounds(raw: bytes, dialect: str, recipe: Recipe) -> tuple[bytes, bytes]:
         whole = raw[begin:end].partition(b".")[0]
         if (dialect == "json" and len(whole) > 1) or begin == source_line:
             let([begin], 1, 9)
+    for word in HEX_WORD.finditer(raw):
+        low[slice(*word.span())] = b"0" * len(word[0])
+        spread[slice(*word.span())] = bytes([ord("f") - ord("0")]) * len(word[0])
     return bytes(low), bytes(spread)

@@ -287,6 +287,36 @@ def test_other_lines_that_come_again_are_learnt_by_shape(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["ansi", "plain"])
+@pytest.mark.parametrize(
+    "around", ['hash: "{}"', 'api_key="{}" of 1', 'sha256("{}"):', '"{}":12: read', "id={}"]
+)
+def test_lines_with_an_identifier_each_are_learnt_by_form(around: str, name: str) -> None:
+    """Long hexadecimal words within quotes differ like numbers. Each message is redacted for
+    itself, and a word with any other letter is another form.
+    """
+    rng = random.Random(11)
+
+    def lines(words: list[str], target: str = "moshi_server") -> bytes:
+        events = (
+            Event(START, "INFO", target, "src/main.rs", 475, around.format(word)) for word in words
+        )
+        return "".join(DIALECTS[name](event) + "\n" for event in events).encode()
+
+    words = [f"{rng.getrandbits(160):040x}" for _ in range(40)]
+    _, ours = formatted(lines(words), 1 << 20, Options(key=KEY))
+    assert (ours._templates.count == 1) == ('"' in around)
+    others = [
+        f"{word[:9]}{letter}{word[10:]}" for word, letter in zip(words, "gAF:@`/xé", strict=False)
+    ]
+    spans = [f'moshi_server session{{id="{word}"}}' for word in words]
+    data = lines([*words, *others, *words[:20]]) + b"".join(
+        lines(words[:2], span) for span in spans
+    )
+    assert_same(data, 1 << 20, Options(key=KEY))
+
+
+@pytest.mark.slow
 def test_a_line_of_a_megabyte_is_a_line_like_others() -> None:
     """A 1 MB message between two step lines is kept whole, and what follows it too."""
     rng = random.Random(1)
@@ -414,6 +444,7 @@ many times. With the limits of the product it would take logs 50 times as long."
 
 
 @pytest.mark.heavy
+@pytest.mark.timeout(1800)  # Two to five seconds an example.
 @settings(max_examples=100)
 @given(seed=st.integers(0, 2**64))
 def test_full_caches_give_the_bytes_of_the_plain_way(seed: int) -> None:
