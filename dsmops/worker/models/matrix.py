@@ -26,6 +26,7 @@ _LEVELS = 63
 _PART = 126
 """What the second part counts: what rounding left, at most a half, in steps of 1/126."""
 _ENGINE = "fbgemm"
+_MOST_TURNED = 8
 
 
 class Int8Matrix(nn.Module):
@@ -94,7 +95,29 @@ def multiply(x: Tensor, matrix: Matrix) -> Tensor:
         return matrix(x)
     if is_few(x, matrix):
         return few(x.flatten(0, -2), matrix).view(*x.shape[:-1], -1)
-    return F.linear(x, matrix)
+    return linear(x, matrix)
+
+
+def linear(x: Tensor, matrix: Tensor) -> Tensor:
+    """Return x · Wᵀ, for a floating-point matrix, by PyTorch."""
+    if not _is_turned(x, matrix):
+        return F.linear(x, matrix)
+    return _turned(x.flatten(0, -2), matrix).contiguous().view(*x.shape[:-1], -1)
+
+
+def _is_turned(x: Tensor, matrix: Tensor) -> bool:
+    """Return whether (W · xᵀ)ᵀ is faster: for 2 to 8 rows of `x`, in float32 on a CPU.
+
+    One thread of a processor with AVX2, W 11,264 × 2,048: 26 → 11 ms for four rows; 2,048 × 512:
+    0.75 → 0.47 ms for two. For one row and for 16 both take the same.
+    """
+    rows = x.numel() // x.shape[-1]
+    return matrix.is_cpu and matrix.dtype is torch.float32 and 2 <= rows <= _MOST_TURNED
+
+
+def _turned(x: Tensor, matrix: Tensor) -> Tensor:
+    """Return x · Wᵀ for `x` [N, columns], its columns one after the other in memory."""
+    return torch.mm(matrix, x.t()).t()
 
 
 def multiply_into(out: Tensor, x: Tensor, matrix: Matrix) -> None:
@@ -103,6 +126,8 @@ def multiply_into(out: Tensor, x: Tensor, matrix: Matrix) -> None:
         out.copy_(matrix(x))
     elif out.is_contiguous() and is_few(x, matrix):
         few(x, matrix, out=out)
+    elif _is_turned(x, matrix):
+        out.copy_(_turned(x, matrix))
     else:
         torch.mm(x, matrix.t(), out=out)
 
@@ -115,6 +140,8 @@ def add_product_(x: Tensor, y: Tensor, matrix: Matrix) -> Tensor:
     if isinstance(matrix, Tensor):
         if is_few(y, matrix):
             return few(y, matrix, out=x, adds=True)
+        if _is_turned(y, matrix):
+            return x.add_(_turned(y, matrix))
         return x.addmm_(y, matrix.t())
     return matrix.add_product_(x, y)
 

@@ -19,6 +19,7 @@ from dsmops.errors import InputError
 from dsmops.worker.models.attention import RingState, SelfAttention, init_ring, plan_positions
 from dsmops.worker.models.config_values import check_heads, finite_number, section, whole_number
 from dsmops.worker.models.convolution import CausalConv, CausalConvTranspose, ConvState
+from dsmops.worker.models.matrix import linear
 from dsmops.worker.models.quantizer import SplitQuantizer
 from dsmops.worker.models.seanet import SeanetConfig, SeanetDecoder, SeanetEncoder
 from dsmops.worker.models.state import RowState
@@ -167,10 +168,10 @@ class CodecLayer(nn.Module):
         self.layer_scale_2 = _LayerScale(width)
 
     def forward(self, x: Tensor, at: Any, ring: RingState | None, layer: int) -> Tensor:
-        x = x + self.layer_scale_1.scale * self.self_attn.out_proj(
-            self.self_attn(self.norm1(x), at, ring, layer)
-        )
-        return x + self.layer_scale_2.scale * self.linear2(F.gelu(self.linear1(self.norm2(x))))
+        read = self.self_attn(self.norm1(x), at, ring, layer)
+        x = x + self.layer_scale_1.scale * linear(read, self.self_attn.out_proj.weight)
+        inner = F.gelu(linear(self.norm2(x), self.linear1.weight))
+        return x + self.layer_scale_2.scale * linear(inner, self.linear2.weight)
 
 
 class CodecTransformer(nn.Module):

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dsmops.worker.models.matrix import linear
+
 _USAGE_FLOOR = 1e-5
 """Counts below this are raised to it, as in training, so that unused centroids stay finite."""
 
@@ -51,7 +53,12 @@ class ResidualQuantizer(nn.Module):
         codes = []
         for codebook, half_norms in zip(self.codebooks[:count], self.half_norms, strict=False):
             # argmin ‖x − e‖² = argmin ‖e‖²/2 − x·e
-            code = torch.addmm(half_norms, left, codebook.t(), alpha=-1).argmin(-1)
+            distances = (
+                half_norms - linear(left, codebook)
+                if left.is_cpu
+                else torch.addmm(half_norms, left, codebook.t(), alpha=-1)
+            )
+            code = distances.argmin(-1)
             left = left - codebook[code]
             codes.append(code.view(batch, length))
         return codes
