@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -13,6 +14,7 @@ from pathlib import Path
 from dsmops.logs.blocks import cut_blocks
 from dsmops.logs.filters import Filter, Sieve
 from dsmops.logs.formatter import Counts, redacted_record
+from dsmops.logs.plain_text import clean, decode
 from dsmops.logs.reader import Grouping, Reader, records_of
 from dsmops.logs.records import LogRecord
 from dsmops.logs.redaction import Redactor
@@ -23,6 +25,11 @@ from dsmops.progress import SILENT, Progress
 
 _ROTATED = re.compile(r"(?:\.20\d\d-\d\d-\d\d|\.\d{1,4}|\.gz|\.zst|\.log)+$")
 _BEGINNING = datetime.min.replace(tzinfo=UTC)
+
+
+def _shown_name(name: str) -> str:
+    """Return a file's name without its date on one line, whatever bytes it holds."""
+    return clean(decode(os.fsencode(_ROTATED.sub("", name))))
 
 
 @dataclass(slots=True)
@@ -57,7 +64,7 @@ class Merger:
         Where logs of several servers are merged, the file's name without its date stands before
         each line, as docker compose writes a container's.
         """
-        names = [_ROTATED.sub("", local_path(source).name) for source in sources]
+        names = [_shown_name(local_path(source).name) for source in sources]
         several = len(set(names)) > 1
         with ExitStack() as stack:
             streams = []

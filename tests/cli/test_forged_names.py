@@ -9,7 +9,7 @@ from dsmops.report.terminal import Document, shown
 from tests.support.cli import dsmops
 
 FORGED = "error: everything is lost"
-NAME = f"log.a\n{FORGED}\r\x1b[31m\u202e\u2066\x9b1m.log"
+NAME = f"log.a\n{FORGED}\r\x1b[31m\u202e\u2066\u2028{FORGED}\x85{FORGED}\x07\x9b1m\udcff.log"
 LEAK = "token=abcdefgh12345678\n"
 
 COMMANDS: dict[str, Sequence[str]] = {
@@ -27,6 +27,7 @@ COMMANDS: dict[str, Sequence[str]] = {
     "format-log": ("format-log", NAME, "--tz", "UTC"),
     "format-log, several": ("format-log", NAME, "logs", "--tz", "UTC"),
     "format-log --merge": ("format-log", "--merge", NAME, "logs", "-o", f"no/{NAME}"),
+    "format-log --merge of two": ("format-log", "--merge", NAME, "clean/log.1", "--tz", "UTC"),
     "inspect": ("inspect", NAME),
     "log-report": ("log-report", NAME),
     "log-report to": ("log-report", NAME, "-o", f"no/{NAME}.json"),
@@ -68,7 +69,7 @@ def test_no_command_prints_a_forged_line(name: str, place: Path) -> None:
     lines = [line.strip() for line in said.splitlines()]
     assert FORGED not in lines
     assert not any(line.startswith(FORGED) for line in lines)
-    assert not any(char in said for char in "\x1b\x9b\u202e\u2066\r")
+    assert not any(char in said for char in "\x1b\x9b\u202e\u2066\u2028\x85\x07\r")
 
 
 def test_only_documents_keep_their_line_breaks() -> None:
