@@ -1,7 +1,7 @@
-"""A Ray cluster of two nodes on this machine, with one processor each, on the loopback device.
+"""A Ray cluster of two nodes on this machine, on the loopback device.
 
-`python -m tests.support.ray_cluster` is its process: it prints the address, removes the second node
-at the line "lose" on standard input, and ends the cluster where that ends.
+`python -m tests.support.ray_cluster PROCESSORS` is its process: it prints the address, removes the
+second node at the line "lose" on standard input, and ends the cluster where that ends.
 """
 
 from __future__ import annotations
@@ -47,8 +47,11 @@ class RayCluster:
 
 
 @contextmanager
-def ray_cluster() -> Iterator[RayCluster]:
-    """Start a cluster, or skip the test where Ray is not installed."""
+def ray_cluster(processors: int = 1) -> Iterator[RayCluster]:
+    """Start a cluster, or skip the test where Ray is not installed.
+
+    Each node offers so many processors, whatever the machine has.
+    """
     pytest.importorskip("ray", reason="the ray extra is not installed")
     env = {
         **os.environ,
@@ -58,7 +61,7 @@ def ray_cluster() -> Iterator[RayCluster]:
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     }
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.support.ray_cluster"],
+        [sys.executable, "-m", "tests.support.ray_cluster", str(processors)],
         env=env,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -82,11 +85,11 @@ def ray_cluster() -> Iterator[RayCluster]:
             process.stdout.close()
 
 
-def _serve() -> None:
+def _serve(processors: int) -> None:
     from ray.cluster_utils import Cluster
 
     node = {
-        "num_cpus": 1,
+        "num_cpus": processors,
         "object_store_memory": _STORE_BYTES,
         "include_dashboard": False,
         "node_ip_address": "127.0.0.1",
@@ -100,4 +103,4 @@ def _serve() -> None:
 
 
 if __name__ == "__main__":
-    _serve()
+    _serve(int(sys.argv[1]))
