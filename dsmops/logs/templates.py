@@ -215,7 +215,7 @@ _UNKNOWN = Sides(b"", b"", datetime.min, b"")
 
 
 class Template:
-    """Lines of one shape, with the digits that may differ."""
+    """Lines of one form, with the digits that may differ."""
 
     def __init__(
         self,
@@ -255,7 +255,7 @@ class Template:
         self.hex_words = tuple(slice(*word.span()) for word in HEX_WORD.finditer(raw))
         """Where the least and the greatest byte are those of digits and of a to f, and what is
         between them does not fit."""
-        # What the shape does not tell: which digits have to be the same, and which not 0.
+        # What the form does not tell: which digits have to be the same, and which not 0.
         self._fixed = [
             (slice(*found.span()), found[0])
             for found in re.finditer(rb"\x1b\[[0-9;]*m|\d+", raw)
@@ -268,14 +268,14 @@ class Template:
         ]
 
     def fits(self, raw: bytes) -> bool:
-        """Return whether a line of this shape has the digits that its kind has to have."""
+        """Return whether a line of this form has the digits that its kind has to have."""
         for part, digits in self._fixed:
             if raw[part] != digits:
                 return False
         return all(raw[place] != ord("0") for place in self._leading)
 
     def format(self, raw: bytes, clock: Clock) -> bytes | None:
-        """Return the text of a line of this shape with its end.
+        """Return the text of a line of this form with its end.
 
         None where the slow way has to decide.
         """

@@ -358,6 +358,8 @@ case("signIn", "cy.signIn('bob', 'correct horse')", "horse")
 # Prose that says how somebody signs in.
 case("sign in as", "sign in as bob with hunter2x", "hunter2x")
 case("logged in as", "logged in as bob using p4ss9word.", "p4ss9word")
+case("signed in as", "signed in as bob with hunter2x", "hunter2x")
+case("tab after as", "logged in as\tbob with hunter2x", "hunter2x")
 case("with password", "login as admin with password hunter2x.", "hunter2x")
 case("with the password", "You can login as admin with the password s3cretpw", "s3cretpw")
 # What is piped.
@@ -375,6 +377,7 @@ case("echo, base64", f"echo {B} | base64 -d | docker login --password-stdin -u x
 case("pgpass, other port", "db.example.org:5555:mydb:bob:hunter2x", "hunter2x")
 case("pgpass, address", "10.1.2.3:6543:postgres:bob:hunter2x", "hunter2x")
 case("pgpass, comment", "# db.example.org:15432:*:bob:hunter2x", "hunter2x")
+case("pgpass, Poland", "db.example.pl:5555:mydb:bob:hunter2x", "hunter2x")
 case("pgpass, escaped", "db.example.org:5432:my\\:db:bob:hunter2x", "hunter2x")
 case("second phrase", "ssh-keygen -P hunter1x -N hunter2x", "hunter1x", "hunter2x")
 case("second sshpass", "sshpass -p hunter1x ssh a && sshpass -p hunter2x ssh b", "hunter2x")
@@ -401,6 +404,21 @@ case(
 
 NOT_FOUND = {
     "PASS alone": ("PASS hunter2x", "hunter2x"),
+    "comma after a blank": ("postgres://u:a b,c9@h/db", "b,c9"),
+    "colon before a blank": ("postgres://bob:pa:ss word@h/x", "ss word"),
+    "at after a blank": ("postgres://bob:pa ss@word@db/x", "ss@word"),
+    "quote after a blank": ('postgresql://u:a b c9"@h/db', "c9"),
+    "digits alone before a slash": ("https://bob:12345/cd9@host/x", "cd9"),
+    "setting, $ and letters": ("requirepass $ecret", "$ecret"),
+    "single quotes, $ and letters": ("docker login -p '$abc' x", "$abc"),
+    "two %": ("twine upload -p '%hu%nter2' d", "nter2"),
+    "echo, quote in words": ('echo "it\'s" hunter2x | sudo -S ls', "hunter2x"),
+    "echo, quoted words": ("echo 'a b' c9x | sudo -S ls", "c9x"),
+    "echo, fifth pipe": ("echo two words | ssh h x | y | z | w | sudo -S q", "two words"),
+    "third argument": ("login('a', 'b', 'realsecret9')", "realsecret9"),
+    "user with a blank": ("login('Bob Smith', 'hunter2x')", "hunter2x"),
+    "begins as a sentence": ("login('bob', 'Please hunter2x')", "hunter2x"),
+    "begins as an algorithm": ("logged in as bob with tls1hunter2x", "hunter2x"),
     "a sentence before": ("bob now signs in with:\n  correct horse", "horse"),
 }
 
@@ -464,6 +482,19 @@ CLEAN = [
     "logged in as root with key",
     "login as bob using oauth2",
     "signed in as bob with 2FA",
+    "signed in as bob with oauth2v2",
+    "logged in as bob with OAuth2v2",
+    "logged in as bob with v1.2.3-rc1x",
+    "login as root using tls1v3",
+    "login as bob using sha256sum1x",
+    "login as bob using x509v3",
+    'x login("Login failed", "Error code")',
+    'signIn("title", "Please sign in")',
+    "foo.scala:1234:foo:bar:baz12345",
+    "foo.pl:1234:foo:bar:baz12345",
+    "app.example.org:8080:worker:3:req12ab",
+    "time.ntp.org:1234:12:34:56abcdef",
+    "127.0.0.1:9090:5:3:timeout12s",
     "log in as root with password",
     "with password authentication",
     "pkg.module:1234:info:message:done",

@@ -251,7 +251,7 @@ def test_step_lines_of_every_dialect_go_in_bulk(name: str, jsonl: bool) -> None:
     assert_same(data, 1 << 20, Options(key=KEY))
 
 
-def test_lines_of_one_shape_keep_what_is_not_a_number_of_theirs() -> None:
+def test_lines_of_one_form_keep_what_is_not_a_number_of_theirs() -> None:
     """Containers and source lines whose names differ in a digit are not taken for each other."""
     lines = []
     for number in range(60):
@@ -265,7 +265,7 @@ def test_lines_of_one_shape_keep_what_is_not_a_number_of_theirs() -> None:
 
 
 @pytest.mark.parametrize("name", ["ansi", "plain", "spans", "local_time", "pretty", "compose_ansi"])
-def test_other_lines_that_come_again_are_learnt_by_shape(name: str) -> None:
+def test_other_lines_that_come_again_are_learnt_by_form(name: str) -> None:
     """After two lines with other numbers a message is known, and its lines still come out as the
     plain way has them.
     """
@@ -433,13 +433,13 @@ SMALL = {
     "redaction._LONGEST_KEPT": 200,
     "disguise._MOST_KNOWN": 16,
     "reader._MOST_REPEATING": 16,
-    "learning._MOST_SHAPES": 32,
+    "learning._MOST_FORMS": 32,
     "learning._MOST_CONTINUATIONS": 8,
     "clock._MINUTES_KEPT": 4,
     "templates._MINUTES_KEPT": 4,
     "templates._SIDES_KEPT": 4,
 }
-"""What caches keep at most, so that logs of 500 to 1,200 lines, of 200 to 430 shapes, fill each
+"""What caches keep at most, so that logs of 500 to 1,200 lines, of 200 to 430 forms, fill each
 many times. With the limits of the product it would take logs 50 times as long."""
 
 

@@ -96,6 +96,9 @@ COMMAND = Rule(
 )
 
 _STRING_BEFORE = r"""(?: (?: \\*"[^"\n]{0,200}" | \\*'[^'\n]{0,200}' ) \s? , \s? )"""
+# A user's name has no blank. What begins so is a text for people, not a password.
+_USER_BEFORE = r"""(?: (?: \\*"[^"\s]{0,200}" | \\*'[^'\s]{0,200}' ) \s? , \s?
+    (?! \\*["'] (?:Please|Enter|Welcome|Invalid|Error|Failed|Sign|Log|Your|Wrong|Unable)\s ) )"""
 COMMAND_KEY = Rule(
     "key",
     needles=(
@@ -132,10 +135,10 @@ COMMAND_KEY = Rule(
       | (?:\\*["'])? [^\s"'%]{{1,64}} % {argument("share", BARE_WORD)} )
   | (?<![\w-]) rabbitmqctl[ ] (?:[^|;&\n]{{0,60}}?\s)? (?: add_user | change_password )
       \s \S{{1,64}} \s {argument("added", BARE_WORD)}
-  | (?: (?: Credentials? | (?:Basic|Digest|Ntlm)Auth | basic_auth | PasswordAuthentication ) \( \s?
-        | (?<!\w) (?i: (?:log|sign)_?in | authenticate ) \( \s?
+  | (?: (?: (?: Credentials? | (?:Basic|Digest|Ntlm)Auth | basic_auth | PasswordAuthentication ) \( \s?
         | (?<!\w) (?:http_|proxy_|basic_)? auth \s? = \s? \( \s?
-        | DirectoryEntry \( \s? {_STRING_BEFORE} ) {_STRING_BEFORE} {quoted("passed")}
+        | DirectoryEntry \( \s? {_STRING_BEFORE} ) {_STRING_BEFORE}
+        | (?<!\w) (?i: (?:log|sign)_?in | authenticate ) \( \s? {_USER_BEFORE} ) {quoted("passed")}
       (?= \s? [,).] )
   | (?<![\w-]) wandb[ ]login[ ] (?:--relogin[ ])? (?P<wandb> [\w-]{{40,100}} )
   | (?<![\w-]) mc[ ]alias[ ]set[ ] \S{{1,64}} \s \S{{1,200}} \s
@@ -213,6 +216,11 @@ _FILE_SUFFIX = (
     "(?:rs|py|pyx|c|cc|cpp|cxx|h|hpp|cu|cuh|js|jsx|ts|tsx|go|java|kt|rb|php|sh|sql|log|txt|md|toml"
     "|ya?ml|json|xml|html?|cfg|conf|ini)"
 )
+# With other ports than those of PostgreSQL; `pl` and `mm` are countries too.
+_ANY_SUFFIX = (
+    r"(?: [\w.-]{1,253} \. (?:scala|swift|kts|cs|vue|lua|ex|exs|zig|m|dart|proto|service|csv)"
+    r" | [\w-]{1,63} \. (?:pl|mm) )"
+)
 # Of a password file of PostgreSQL, in which `:` is escaped.
 _PG_FIELD = r"(?: [\w.*-] | \\[:\\] ){1,64}"
 PROTOCOL_SECRET = Rule(
@@ -247,8 +255,8 @@ PROTOCOL_SECRET = Rule(
   | (?<![\w-]) snmp-server \s community \s {argument("community", BARE_WORD)}
   | ^ (?:\#[ ]?)? (?! [\w.*-]{{1,253}} \. {_FILE_SUFFIX} : )
       (?: [\w.*-]{{1,253}} : (?:5432|5433|6432|\*) | \* : \d{{1,5}}
-        | (?: localhost | (?:[\w-]{{1,63}}\.){{1,8}}[\w-]{{1,63}} ) : \d{{4,5}}
-          (?= (?: : {_PG_FIELD} ){{2}} : (?=\S{{0,99}}\d) (?=\S{{0,99}}[A-Za-z]) \S{{6}} ) )
+        | (?! {_ANY_SUFFIX} : ) (?: localhost | (?:[\w-]{{1,63}}\.){{1,8}}[\w-]{{1,63}} ) : \d{{4,5}}
+          (?= : {_PG_FIELD} : (?! \d{{1,64}} : ) {_PG_FIELD} : (?=\S{{0,99}}\d) (?=\S{{0,99}}[A-Za-z]) \S{{6}} ) )
       : {_PG_FIELD} : {_PG_FIELD} : (?P<pgpass> \S{{1,256}} ) $
 """,
     edit=setting_edit,

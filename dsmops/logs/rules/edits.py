@@ -93,7 +93,8 @@ _FORMAT = re.compile(r"%(?:[\s\d#+.-]*[A-Za-z]|[({].*|\w*%.*|\S{0,5})", re.ASCII
 def command_edit(match: re.Match[str], pseudonym: Pseudonym) -> Edit | None:
     """Replace what a command takes as its secret; of `user:password` and cookies all of it.
 
-    A shell puts the value of a variable in its place, but not between single quotes.
+    A shell puts the value of a variable in its place, but not between single quotes: there `$` and
+    a text with a digit is a value. One without a digit stays, as people quote variables so too.
     """
     as_it_is = (match.lastgroup or "").endswith("_single")
     return _setting(match, pseudonym, variable=_VARIABLE if as_it_is else _ANY_VARIABLE)

@@ -24,9 +24,13 @@ SENTENCE = Rule(
 )
 
 _SAID = r"""[^\s"'`,;()<>]"""
+# A version, or the name of a protocol, an algorithm or a program with its number.
+_NO_PASSWORD = r"""(?: v?\d{1,5} (?:\.\d{1,5}){1,3} (?: [-+][\w.+-]{1,40} )? (?= [.,;)]? (?: \s | $ ) )
+      | (?i: oauth|saml|d?tls|ssl|ssh|sha|md(?=[45])|hmac|rsa|aes|ed(?=25519|448)|ecdsa|secp|pkcs|x(?=509)|ntlm|krb|kerberos
+          |utf|base(?=32|64)|ipv|http|chrome|firefox|safari|edge|python|windows ) [-_/]? (?i:v)? \d )"""
 PASSWORD_IN_SENTENCE = Rule(
     "key",
-    needles=("pass", "key", "in as ", "on as "),
+    needles=("pass", "key", "in as", "on as"),
     hint=(
         r"(?i:pass(?:word|phrase|code|wort)|passwd)\s(?:for\s|(?i:is|was):?\s)"
         r"|(?i:unseal|recovery)\s(?i:key)\s"
@@ -38,8 +42,8 @@ PASSWORD_IN_SENTENCE = Rule(
     (?: {quoted("said")} | ` (?P<said_tick> [^`\n]{{1,{MOST_CHARS}}} ) `
       | (?P<bare> (?={_SAID}{{0,99}}\d) (?={_SAID}{{0,99}}[A-Za-z]) {_SAID}{{6,128}}?
           (?= [.,;)]? (?: \s | \\*["'] | $ ) ) ) )
-  | (?<![A-Za-z]) (?i: (?:log|sign)(?:ged|ging|ned|ing|s)? [ -]? (?:in|on)[ ]as ) \s \S{{1,64}} \s
-      (?i: with | using ) \s (?! (?i: password|passphrase ) \s ) (?P<used> (?={_SAID}{{0,99}} (?: [A-Za-z]\d{{1,9}}[A-Za-z] | \d[A-Za-z]{{1,9}}\d ) )
+  | (?<![A-Za-z]) (?i: (?:log|sign)(?:ged|ging|ed|ing|s)? [ -]? (?:in|on)[ ]as ) \s \S{{1,64}} \s
+      (?i: with | using ) \s (?! (?i: password|passphrase ) \s | {_NO_PASSWORD} ) (?P<used> (?={_SAID}{{0,99}} (?: [A-Za-z]\d{{1,9}}[A-Za-z] | \d[A-Za-z]{{1,9}}\d ) )
         {_SAID}{{6,128}}? (?= [.,;)]? (?: \s | \\*["'] | $ ) ) )
   | (?<![A-Za-z]) (?i: with | using ) \s (?: (?i:the) \s )? (?i: password | passphrase ) \s
       (?P<with> (?={_SAID}{{0,99}}\d) (?={_SAID}{{0,99}}[A-Za-z]) {_SAID}{{6,128}}? (?= [.,;)]? (?: \s | \\*["'] | $ ) ) )
