@@ -193,12 +193,13 @@ class Child(NamedTuple):
     def end(self) -> None:
         """Leave no process and no pipe behind.
 
-        Where SIGCHLD is ignored, the system has removed a process that ended by itself.
+        Where SIGCHLD is ignored, the system has removed a process that ended by itself, and another
+        one may have its number. So a signal is sent only to one that still is a child.
         """
-        with suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
-        with suppress(ChildProcessError):
-            os.waitpid(self.pid, 0)
+        with suppress(ChildProcessError, ProcessLookupError):
+            if os.waitpid(self.pid, os.WNOHANG)[0] == 0:
+                os.kill(self.pid, signal.SIGKILL)
+                os.waitpid(self.pid, 0)
         self.results.close()
 
 

@@ -20,13 +20,14 @@ GIVE_UP_AFTER = 10
 
 
 def transfer_each(
-    items: Iterable[Item], act: Callable[[Item], None], workers: int
+    items: Iterable[Item | None], act: Callable[[Item], None], workers: int
 ) -> Generator[tuple[Item, DsmopsError | None]]:
     """Call `act` on every item from `workers` threads; yield each item with its error or None.
 
-    Items are taken as they are needed, by the caller's thread. After `GIVE_UP_AFTER` errors of the
-    store in a row the items left come back as errors, untried. When the caller is interrupted,
-    running transfers are waited for and the rest is dropped.
+    Items are taken as they are needed, by the caller's thread. A None stands for a look only: after
+    each element, outcomes that are there are yielded. After `GIVE_UP_AFTER` errors of the store in
+    a row the items left come back as errors, untried. When the caller is interrupted, running
+    transfers are waited for and the rest is dropped.
 
     Raises:
         CredentialsError: the store refused, and would refuse the rest.
@@ -34,7 +35,8 @@ def transfer_each(
     crew = _Crew(act, workers)
     try:
         for item in items:
-            crew.give(item)
+            if item is not None:
+                crew.give(item)
             yield from crew.finished()
         yield from crew.rest()
     finally:
@@ -63,8 +65,8 @@ class _Crew(Generic[Item]):
         self._given.put((item,))
         if len(self._threads) < self._workers:
             thread = threading.Thread(target=self._work, name=f"transfer-{len(self._threads)}")
+            self._threads.append(thread)  # first, since Ctrl-C can be raised in `start`
             thread.start()
-            self._threads.append(thread)
 
     def finished(self) -> Iterator[tuple[Item, DsmopsError | None]]:
         """Yield what is done now."""
@@ -90,16 +92,17 @@ class _Crew(Generic[Item]):
     def end(self) -> None:
         """Try no further item, and wait for the threads."""
         self._is_over = True
-        for _ in self._threads:
-            self._given.put(None)
+        self._given.put(None)
         for thread in self._threads:
-            thread.join()
+            if thread.is_alive():
+                thread.join()
 
     def _work(self) -> None:
         while (given := self._given.get()) is not None:
             (item,) = given
             self._done.put((item, self._try(item)))
             self._free.release()
+        self._given.put(None)  # One ends all, however many have started.
 
     def _try(self, item: Item) -> BaseException | None:
         if self._is_over:

@@ -58,14 +58,14 @@ def publish(
     sent: list[Upload] = []
     failed: list[Failure] = []
 
-    def uploads() -> Iterator[Upload]:
+    def uploads() -> Iterator[Upload | None]:
         is_first = True
         for plan in plans:
             taken.append(plan)
             if plan.uploads and is_first:
                 is_first = False
                 _clear_abandoned(store, now)
-            yield from plan.uploads
+            yield from plan.uploads or (None,)
 
     def send(upload: Upload) -> None:
         store.put(

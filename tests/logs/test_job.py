@@ -328,6 +328,23 @@ def test_parts_are_formatted_where_ended_processes_are_not_kept(
         signal.signal(signal.SIGCHLD, before)
 
 
+def test_no_signal_is_sent_to_a_process_that_the_system_removed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its number may be another process's by then."""
+    sent: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda pid, _: sent.append(pid))
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        child = sections.forked(lambda _: None)
+        with pytest.raises(ChildProcessError):
+            os.waitpid(child.pid, 0)  # until it has ended
+        child.end()
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert not sent
+
+
 def _children() -> set[str]:
     """The processes of this one that are alive or not yet waited for.
 
