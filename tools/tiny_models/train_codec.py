@@ -62,6 +62,11 @@ def phone_targets(labels: Tensor) -> Tensor:
     return torch.cat([before, labels], -1)
 
 
+def phone_loss(named: Tensor, labels: Tensor) -> Tensor:
+    """Return the loss of named phonemes [B, T, 8 · phonemes]."""
+    return F.cross_entropy(named.float().view(-1, len(PHONES)), phone_targets(labels).flatten())
+
+
 def stt_loss(
     logits: Tensor, heads: Tensor, tokens: Tensor, pauses: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -95,13 +100,9 @@ class Step:
             codes, steps, decoded, commitment = joint.codec.quantize(latents, learn=True)
             losses = {"commit": commitment}
             targets = phone_targets(labels)
-            losses["phone"] = F.cross_entropy(
-                joint.phones(steps[:, 0]).float().view(-1, len(PHONES)), targets.flatten()
-            )
+            losses["phone"] = phone_loss(joint.phones(steps[:, 0]), labels)
             full = joint.phones_full(steps.transpose(1, 2).flatten(2))
-            losses["phone_full"] = F.cross_entropy(
-                full.float().view(-1, len(PHONES)), targets.flatten()
-            )
+            losses["phone_full"] = phone_loss(full, labels)
             audio = torch.einsum("bktc,kcd->btd", steps, joint.readers.to(steps.dtype))
             initial = joint.net.lm.emb.view(CODEBOOKS, BINS + 1, -1)[:, -1].sum(0)
             audio = torch.cat([initial.expand(len(audio), 1, -1).to(audio.dtype), audio[:, :-1]], 1)

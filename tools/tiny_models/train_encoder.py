@@ -14,7 +14,6 @@ import time
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from sentencepiece import SentencePieceProcessor
 from torch import Tensor, nn
 
@@ -22,13 +21,15 @@ from tools.tiny_models.batches import SPOKEN, disturb, read_shards, write_json
 from tools.tiny_models.export import MIMI_FILE, keep_bits, write_mimi, write_stt
 from tools.tiny_models.losses import MelLoss
 from tools.tiny_models.networks import Codec, SttNet, stt_inputs
-from tools.tiny_models.scores import evaluate
+from tools.tiny_models.scores import evaluate, judge
 from tools.tiny_models.settings import BINS, CODEBOOKS
 from tools.tiny_models.speech import PHONES
-from tools.tiny_models.train_codec import phone_targets, stt_loss
+from tools.tiny_models.train_codec import phone_loss, phone_targets, stt_loss
 from tools.tiny_models.train_stt import start
 from tools.tiny_models.training import (
     Examples,
+    Rereading,
+    Speech,
     adamw,
     average,
     decoded_again,
@@ -41,7 +42,7 @@ from tools.tiny_models.training import (
 )
 
 _CROP_FRAMES = 16
-WEIGHTS = {"commit": 0.25, "phone": 0.3, "phone_full": 0.2, "text": 1.0, "pause": 0.1, "mel": 0.5}
+WEIGHTS = {"commit": 0.25, "phone": 0.3, "phone_full": 0.2, "text": 1.0, "pause": 0.1, "mel": 1.0}
 
 
 class Lesson(nn.Module):
@@ -84,14 +85,11 @@ class Lesson(nn.Module):
         latents = self.codec.encoder.latents(heard[:, None])
         codes, steps, decoded, commitment = self.codec.quantize(latents, learn=False)
         losses = {"commit": commitment / self.sizes.square().mean()}
-        targets = phone_targets(labels).flatten()
         scaled = steps / self.sizes[:, None, None]
         first, full = scaled[:, 0], scaled.transpose(1, 2).flatten(2)
-        named = self.phones(first).float().view(-1, len(PHONES))
-        losses["phone"] = F.cross_entropy(named, targets)
-        losses["phone_full"] = F.cross_entropy(
-            self.phones_full(full).float().view(-1, len(PHONES)), targets
-        )
+        named = self.phones(first)
+        losses["phone"] = phone_loss(named, labels)
+        losses["phone_full"] = phone_loss(self.phones_full(full), labels)
         audio = self.read(codes, steps)
         initial = self.net.lm.emb.view(CODEBOOKS, BINS + 1, -1)[:, -1].sum(0)
         audio = torch.cat([initial.expand(len(audio), 1, -1).to(audio.dtype), audio[:, :-1]], 1)
@@ -101,7 +99,8 @@ class Lesson(nn.Module):
         with torch.no_grad():
             spoken = tokens > 3
             losses["text_right"] = (logits.argmax(-1) == tokens)[spoken].float().mean()
-            losses["phone_right"] = (named.argmax(-1) == targets).float().mean()
+            named = named.unflatten(-1, (8, len(PHONES))).argmax(-1)
+            losses["phone_right"] = (named == phone_targets(labels)).float().mean()
         return losses, decoded
 
 
@@ -123,13 +122,23 @@ def main() -> None:
     parser.add_argument("--bits", type=int, default=6, help="significant bits that weights keep")
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--reload-s", type=float, nargs="*", default=[])
+    parser.add_argument(
+        "--judge-at-s",
+        type=float,
+        nargs="*",
+        default=[],
+        help="write the weights and count wrong words after these times; needs --tests",
+    )
     parser.add_argument("--seed", type=int, default=3)
     arguments = parser.parse_args()
+    if arguments.judge_at_s and not arguments.tests:
+        parser.error("--judge-at-s needs --tests")
     device = set_up(arguments.seed)
+    processor = SentencePieceProcessor(model_file=str(arguments.tokenizer))
 
-    def read(seed: int) -> Examples:
+    def plan(speech: Speech, seed: int) -> Examples:
         return plan_examples(
-            read_shards(training_shards(arguments.shards)),
+            speech,
             arguments.tokenizer,
             device,
             batch=arguments.batch,
@@ -139,7 +148,7 @@ def main() -> None:
             workers=arguments.workers,
         )
 
-    examples = read(arguments.seed)
+    examples = plan(read_shards(training_shards(arguments.shards)), arguments.seed)
     codec, net = start(arguments.start, device)
     codec.requires_grad_(False)
     codec.decoder.eval()
@@ -160,31 +169,48 @@ def main() -> None:
     optimizer = adamw(parameters, arguments.rate, weight_decay=0.02, decays=is_matrix)
     began, number, history = time.time(), 0, []
     arguments.out.mkdir(parents=True, exist_ok=True)
+
+    @torch.no_grad()
+    def write(folder: Path) -> Codec:
+        """Write the averaged weights, rounded, and return their codec."""
+        folder.mkdir(exist_ok=True)
+        stored = copy.deepcopy(kept)
+        for part in stored.encoder_parts():
+            for value in part.parameters():
+                value.copy_(keep_bits(value, arguments.bits))
+        write_mimi(stored.codec, folder / MIMI_FILE)
+        write_stt(stored.net.lm, folder)
+        return stored.codec
+
+    again = Rereading(arguments.shards, arguments.reload_s)
     while True:
-        passed = max((time.time() - began) / arguments.seconds, number / arguments.steps)
+        passed_s = time.time() - began
+        passed = max(passed_s / arguments.seconds, number / arguments.steps)
         if passed >= 1:
             break
-        if arguments.reload_s and time.time() - began > arguments.reload_s[0]:
-            del arguments.reload_s[0]
-            # Before the next is read: the device may not hold both.
-            del examples
-            examples = read(arguments.seed + 100 + number)
+        if speech := again.fresh(passed_s):
+            examples = plan(speech, arguments.seed + 100 + number)
         set_rate(optimizer, rate_at(arguments.rate, number, passed))
-        plan = next(examples.batches)
+        batch = next(examples.batches)
+        # Half of a step's time goes into starting small products. So a step either runs the
+        # decoder or takes streams that the codec decoded, each at twice the weight.
+        with_decoder = number % 2 == 1
         with torch.no_grad():
-            pcm, labels = examples.audio.assemble(plan, arguments.frames)
+            pcm, labels = examples.audio.assemble(batch, arguments.frames)
             heard, wanted = disturb(pcm)
-            again = int(arguments.through_codec * len(heard))
-            if again:
-                heard[:again] = decoded_again(codec, codec.encoder.latents, pcm[:again])
-        tokens, pauses = plan["tokens"].to(device), plan["pauses"].to(device)
+            rows = 0 if with_decoder else int(2 * arguments.through_codec * len(heard))
+            if rows:
+                heard[:rows] = decoded_again(codec, codec.encoder.latents, pcm[:rows])
+        tokens, pauses = batch["tokens"].to(device), batch["pauses"].to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             losses, decoded = lesson(heard, wanted, labels, tokens, pauses)
-            rows = slice(len(pcm) - max(1, len(pcm) // 3), len(pcm))
-            first = int(torch.randint(4, arguments.frames - _CROP_FRAMES + 1, ()))
-            made = codec.synthesise(decoded[rows], first, _CROP_FRAMES)[:, 0].float()
-        crop = slice(first * 1920, (first + _CROP_FRAMES) * 1920)
-        losses["mel"] = mel(made, wanted[rows, crop])
+            if with_decoder:
+                last = slice(len(pcm) - max(1, len(pcm) // 3), len(pcm))
+                first = int(torch.randint(4, arguments.frames - _CROP_FRAMES + 1, ()))
+                made = codec.synthesise(decoded[last], first, _CROP_FRAMES)[:, 0].float()
+        if with_decoder:
+            crop = slice(first * 1920, (first + _CROP_FRAMES) * 1920)
+            losses["mel"] = mel(made, wanted[last, crop])
         total = torch.stack([WEIGHTS.get(name, 0.0) * loss for name, loss in losses.items()]).sum()
         optimizer.zero_grad(set_to_none=True)
         total.backward()
@@ -201,18 +227,18 @@ def main() -> None:
             }
             history.append(row)
             print(row, flush=True)
-    with torch.no_grad():
-        for part in kept.encoder_parts():
-            for value in part.parameters():
-                value.copy_(keep_bits(value, arguments.bits))
-    write_mimi(kept.codec, arguments.out / MIMI_FILE)
-    write_stt(kept.net.lm, arguments.out)
+        if arguments.judge_at_s and time.time() - began > arguments.judge_at_s[0]:
+            del arguments.judge_at_s[0]
+            stored = write(arguments.out)
+            scores = judge(kept.net, stored, arguments.tests, processor, device)
+            history.append({"step": number, "s": round(time.time() - began, 1)} | scores)
+            print(history[-1], flush=True)
+            write_json(arguments.out / "encoder-history.json", {"training": history})
+    stored = write(arguments.out)
     results = {}
     if arguments.tests:
-        processor = SentencePieceProcessor(model_file=str(arguments.tokenizer))
-        kept.eval()
         for path in sorted(arguments.tests.glob("test-*.npz")):
-            results[path.stem] = evaluate(kept.net, kept.codec, path, processor, device)
+            results[path.stem] = evaluate(kept.net, stored, path, processor, device)
             results[path.stem].pop("examples")
             print(path.stem, results[path.stem], flush=True)
     write_json(arguments.out / "encoder-history.json", {"training": history, "results": results})

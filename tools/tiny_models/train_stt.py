@@ -10,8 +10,8 @@ from __future__ import annotations
 import argparse
 import copy
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +27,6 @@ from tools.tiny_models.batches import (
     read_shards,
     write_json,
 )
-from tools.tiny_models.data import UNHEARD_FILE
 from tools.tiny_models.export import (
     LM_FILE,
     MIMI_FILE,
@@ -37,7 +36,7 @@ from tools.tiny_models.export import (
     write_stt,
 )
 from tools.tiny_models.networks import Codec, SttNet, stt_inputs
-from tools.tiny_models.scores import evaluate
+from tools.tiny_models.scores import evaluate, judge
 from tools.tiny_models.settings import (
     BINS,
     CODEBOOKS,
@@ -49,6 +48,8 @@ from tools.tiny_models.settings import (
 from tools.tiny_models.train_codec import Joint, stt_loss
 from tools.tiny_models.training import (
     Examples,
+    Rereading,
+    Speech,
     adamw,
     average,
     decoded_again,
@@ -129,6 +130,9 @@ def main() -> None:
     )
     parser.add_argument("--rate", type=float, default=1.5e-3)
     parser.add_argument("--dropout", type=float, default=0.1)
+    parser.add_argument(
+        "--wrong-codes", type=float, default=0.1, help="largest share of wrong codes of a stream"
+    )
     parser.add_argument("--delay", type=int, default=DELAY_STEPS)
     parser.add_argument("--bits", type=int, default=8, help="significant bits that weights keep")
     parser.add_argument("--workers", type=int, default=12)
@@ -145,7 +149,7 @@ def main() -> None:
         type=float,
         nargs="*",
         default=[],
-        help="count the wrong words of the voice never trained on after these times",
+        help="write the weights and count wrong words after these times; needs --tests",
     )
     parser.add_argument("--dump", type=Path, help="write the codes of all sentences here")
     parser.add_argument("--seed", type=int, default=1)
@@ -155,7 +159,7 @@ def main() -> None:
     device = set_up(arguments.seed)
     processor = SentencePieceProcessor(model_file=str(arguments.tokenizer))
 
-    def plan(speech: tuple[Index, np.ndarray, np.ndarray], seed: int) -> Examples:
+    def plan(speech: Speech, seed: int) -> Examples:
         return plan_examples(
             speech,
             arguments.tokenizer,
@@ -193,11 +197,15 @@ def main() -> None:
             plan["pauses"],
         )
 
-    def judge() -> dict[str, float]:
-        """Return the WER, in percent, of the averaged weights on the voice never trained on."""
-        path = arguments.tests / UNHEARD_FILE
-        found = evaluate(mean, codec, path, processor, device, arguments.delay)
-        return {"wer_unheard": found["wer_all"]}
+    def keep() -> None:
+        """Write the averaged weights."""
+        weights = {name: value.bfloat16() for name, value in mean.state_dict().items()}
+        torch.save(weights, arguments.out / "stt.pt")
+
+    def judged() -> dict[str, Any]:
+        """Return the step, and the WER of the averaged weights on the voices never trained on."""
+        scores = judge(mean, codec, arguments.tests, processor, device, arguments.delay)
+        return {"step": number, "s": round(time.time() - began, 1)} | scores
 
     began = time.time()
     while store.filled < min(len(store.codes) // 3, 6 * arguments.batch):
@@ -205,24 +213,24 @@ def main() -> None:
     print(f"filled {store.filled} streams in {time.time() - began:.1f} s", flush=True)
     optimizer = adamw(net.parameters(), arguments.rate, weight_decay=0.05, decays=is_tall_matrix)
     began, number, history = time.time(), 0, []
-    reader, reading = ThreadPoolExecutor(1), None
+    again = Rereading(arguments.shards, arguments.reload_s)
     while True:
-        passed = max((time.time() - began) / arguments.seconds, number / arguments.steps)
+        passed_s = time.time() - began
+        passed = max(passed_s / arguments.seconds, number / arguments.steps)
         if passed >= 1:
             break
-        if arguments.reload_s and time.time() - began > arguments.reload_s[0]:
-            del arguments.reload_s[0]
-            reading = reader.submit(read_shards, training_shards(arguments.shards))
-        if reading is not None and reading.done():
+        if speech := again.fresh(passed_s):
             arguments.seed += 100
-            examples, reading = plan(reading.result(), arguments.seed), None
+            examples = plan(speech, arguments.seed)
         if number % arguments.reuse == 0:
             fill()
         set_rate(optimizer, rate_at(arguments.rate, number, passed, flat=0.3, least=0.01))
         codes, tokens, pauses = store.draw(arguments.batch)
         audio_in, text_in = stt_inputs(codes, tokens, net.lm)
         # Some codes are lost and some words misheard, so that one mistake does not bring the next.
-        wrong = torch.rand(codes.shape, device=device) < 0.02
+        # Another voice gets more of its codes wrong than the next one.
+        share = 0.01 + arguments.wrong_codes * torch.rand(len(codes), 1, 1, device=device) ** 3
+        wrong = torch.rand(codes.shape, device=device) < share
         audio_in = torch.where(
             wrong & (audio_in < BINS), torch.randint(BINS, codes.shape, device=device), audio_in
         )
@@ -257,15 +265,14 @@ def main() -> None:
             print(row, flush=True)
         if arguments.judge_at_s and time.time() - began > arguments.judge_at_s[0]:
             del arguments.judge_at_s[0]
-            history.append({"step": number, "s": round(time.time() - began, 1)} | judge())
+            keep()
+            history.append(judged())
             print(history[-1], flush=True)
-    torch.save(
-        {name: value.bfloat16() for name, value in mean.state_dict().items()},
-        arguments.out / "stt.pt",
-    )
+            write_json(arguments.out / "stt-history.json", {"training": history})
+    keep()
     if arguments.tests:
         # Once more before the weights lose bits.
-        history.append({"step": number, "s": round(time.time() - began, 1)} | judge())
+        history.append(judged())
         print(history[-1], flush=True)
     with torch.no_grad():
         for parameter in mean.parameters():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tools.tiny_models.batches import Audio, Index, Pauses, Planner, loader
+from tools.tiny_models.batches import Audio, Index, Pauses, Planner, loader, read_shards
 from tools.tiny_models.networks import Codec
 from tools.tiny_models.settings import DELAY_STEPS, TTS_CODEBOOKS
 from tools.tiny_models.tokenizer import pieces
@@ -30,6 +31,29 @@ def training_shards(folder: Path) -> list[Path]:
     return sorted(folder.glob("train-*[0-9].npz"))
 
 
+Speech = tuple[Index, np.ndarray, np.ndarray]
+"""What `read_shards` returns."""
+
+
+class Rereading:
+    """The shards of a folder, read again in a thread after given times: more may have come."""
+
+    def __init__(self, folder: Path, at_s: list[float]) -> None:
+        self._folder, self._at_s = folder, sorted(at_s)
+        self._reader = ThreadPoolExecutor(1)
+        self._reading: Future[Speech] | None = None
+
+    def fresh(self, passed_s: float) -> Speech | None:
+        """Return the speech once it is read, else None."""
+        if self._reading is None and self._at_s and passed_s > self._at_s[0]:
+            self._at_s = [at for at in self._at_s if at >= passed_s]
+            self._reading = self._reader.submit(read_shards, training_shards(self._folder))
+        if self._reading is None or not self._reading.done():
+            return None
+        speech, self._reading = self._reading.result(), None
+        return speech
+
+
 def told_size(index: Index, audio: np.ndarray) -> str:
     """Return how much speech there is, for a person."""
     return f"{len(index.voice)} sentences, {len(audio) / 24_000 / 3600:.2f} hours"
@@ -45,7 +69,7 @@ class Examples:
 
 
 def plan_examples(
-    speech: tuple[Index, np.ndarray, np.ndarray],
+    speech: Speech,
     tokenizer: Path | None,
     device: torch.device,
     *,

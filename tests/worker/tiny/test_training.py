@@ -24,11 +24,13 @@ from dsmops.worker.models.tts_config import TtsConfig
 from dsmops.worker.runtime.tts.engine import TtsEngine
 from dsmops.worker.runtime.tts.interface import TtsRequest
 from dsmops.worker.runtime.tts.machine import NEW_WORD, TtsEntry, TtsPacing, TtsTextMachine
-from tools.tiny_models.batches import voice_weights
-from tools.tiny_models.data import SHARES, VOICES
+from tools.tiny_models.batches import read_shards, voice_weights
+from tools.tiny_models.data import KOKORO_HELD_OUT, SHARES, VOICES, Shard
 from tools.tiny_models.export import TOKENIZER_FILE, tts_files, write_tts
 from tools.tiny_models.networks import SttNet, greedy, stt_inputs
 from tools.tiny_models.settings import BINS, CODEBOOKS, STT, TTS_BODY
+from tools.tiny_models.soup import mixed
+from tools.tiny_models.speech import Spoken
 from tools.tiny_models.tts_network import TtsNet
 from tools.tiny_models.tts_streams import IGNORED, schedule
 
@@ -49,6 +51,39 @@ def test_a_voice_with_few_sentences_keeps_its_share_of_the_streams() -> None:
     assert weights.sum() == pytest.approx(1.0)
     weights = voice_weights(np.array([VOICES.index("hibari-low"), *[many] * 3], np.uint8))
     assert weights[many] == pytest.approx(0.75)
+
+
+def test_shards_are_read_as_one(tmp_path: Path) -> None:
+    """Sentences of several files follow each other, each with its own sound, labels and times."""
+    rng = np.random.default_rng(2)
+    said = [("slt", ["good", "day"], 1000), ("ked", ["stop"], 700), ("joe", ["go", "on"], 960)]
+    for number, chosen in enumerate((said[:2], said[2:])):
+        shard = Shard()
+        for name, words, length in chosen:
+            spans = [(0.001 * i, 0.001 * i + 0.01) for i in range(len(words))]
+            sound = rng.standard_normal(length).astype(np.float32)
+            shard.add(name, words, Spoken(sound, spans, [(0.0, 0.01)], [number + 3]))
+        shard.write(tmp_path / f"train-1-{number:02d}-0000.npz")
+    index, audio, labels = read_shards(sorted(tmp_path.glob("*.npz")))
+    assert index.words == [words for _, words, _ in said]
+    assert [VOICES[voice] for voice in index.voice] == [name for name, _, _ in said]
+    assert index.first.tolist() == [0, 1200, 1920, 2880]
+    assert [len(starts) for starts in index.starts] == [2, 1, 2]
+    assert labels[index.first[:-1] // 240].tolist() == [3, 3, 4]
+    assert audio[:1000].std() > 0
+    assert not audio[1000:1200].any()
+
+
+def test_held_out_speakers_are_in_no_training() -> None:
+    """Models are chosen by speakers of Kokoro that no stream of a training may have."""
+    assert "kokoro-new" not in SHARES
+    assert len(set(KOKORO_HELD_OUT)) == 4
+
+
+def test_a_mean_of_models_weighs_each() -> None:
+    models = [{"w": torch.full((2,), value, dtype=torch.bfloat16)} for value in (1.0, 3.0)]
+    parts = list(zip((0.25, 0.75), models, strict=True))
+    assert mixed(parts)["w"].tolist() == [2.5, 2.5]
 
 
 @torch.no_grad()
