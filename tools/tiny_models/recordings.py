@@ -26,19 +26,23 @@ _LEAD_S, _PAUSE_S = 0.2, 0.5
 CHOSEN = (
     (
         "rms",
+        "yesterday my bitter path covers frank again",
         "the old aunt also studied some fish tomorrow",
-        "there are zero tickets without the thick kitchen",
     ),
     (
         "rms",
         "there are fifteen guests near the restaurant",
-        "we drifted to the castle on friday",
+        "there are sixty two restaurants across the shop",
     ),
-    ("rms", "you run to the street over our building", "he flew to the city yesterday"),
+    (
+        "rms",
+        "set a timer for six thousand thirty nine minutes",
+        "eleven happy bears sailed on the valley",
+    ),
     (
         "joe",
+        "gate seventy eight is wet",
         "helen started the beautiful chimney between the clever hotel",
-        "we climbed every red house always",
     ),
 )
 """Voice and sentences of each recording, none of them trained on.
