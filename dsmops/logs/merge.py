@@ -28,8 +28,8 @@ _BEGINNING = datetime.min.replace(tzinfo=UTC)
 
 
 def _shown_name(name: str) -> str:
-    """Return a file's name without its date on one line, whatever bytes it holds."""
-    return clean(decode(os.fsencode(_ROTATED.sub("", name))))
+    """Return a file's name on one line, whatever bytes it holds."""
+    return clean(decode(os.fsencode(name)))
 
 
 @dataclass(slots=True)
@@ -64,7 +64,7 @@ class Merger:
         Where logs of several servers are merged, the file's name without its date stands before
         each line, as docker compose writes a container's.
         """
-        names = [_shown_name(local_path(source).name) for source in sources]
+        names = [_ROTATED.sub("", local_path(source).name) for source in sources]
         several = len(set(names)) > 1
         with ExitStack() as stack:
             streams = []
@@ -72,7 +72,7 @@ class Merger:
                 chunks = stack.enter_context(
                     open_source(source, progress=progress, on_note=on_note)
                 )
-                streams.append(self._events(chunks, name if several else None))
+                streams.append(self._events(chunks, _shown_name(name) if several else None))
             for event in heapq.merge(*streams, key=lambda event: event.time):
                 yield self._shown(event.record)
 

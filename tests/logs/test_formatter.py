@@ -5,6 +5,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, tzinfo
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 import dsmops.logs.formatter
 from dsmops.logs import Clock, Filter, Formatter, Redactor, Style, bulk
 from dsmops.logs.blocks import cut_blocks
+from dsmops.logs.merge import Merger
 from tests.logs.oracle import LEVELS, Options, Oracle
 from tests.logs.secret_lines import PLANTS
 from tests.logs.server_logs import CAUSES, DIALECTS, START, Event, ansi, compose, server_log, step
@@ -480,3 +482,13 @@ def test_messages_of_one_form_are_redacted_each_for_itself(level: str | None) ->
         if message.endswith("["):
             lines += ['  "hunter2-of-a-caller",', "]"]
     assert_same("\n".join(lines).encode(), 1 << 20, Options(key=KEY, level=level))
+
+
+def test_servers_whose_names_look_alike_are_told_apart(tmp_path: Path) -> None:
+    """Names that differ in a code of the terminal only are two; those of two dates are one."""
+    paths = [tmp_path / name for name in ("stt", "stt\x1b[0m", "stt.2025-11-15")]
+    for path in paths:
+        path.write_text("printed\n")
+    merge = Merger(Style(), key=KEY, wanted=None).merge
+    assert b"".join(merge([str(paths[0]), str(paths[1])])) == b"stt | printed\n" * 2
+    assert b"".join(merge([str(paths[0]), str(paths[2])])) == b"printed\n" * 2
