@@ -377,9 +377,10 @@ def _codebook_choices(
         return
     for n_q in CODEBOOK_CHOICES:
         if n_q <= shape.lm.audio_codebooks:
-            so = replace(served, context=None, n_q=n_q)
-            total_bytes = serving_memory(so, batch_size).total_bytes
-            yield CodebookChoice(n_q, estimate_step_ms(so, batch_size, device), total_bytes)
+            with_codebooks = replace(served, context=None, n_q=n_q)
+            total_bytes = serving_memory(with_codebooks, batch_size).total_bytes
+            step_ms = estimate_step_ms(with_codebooks, batch_size, device)
+            yield CodebookChoice(n_q, step_ms, total_bytes)
 
 
 def _notes(

@@ -190,17 +190,21 @@ class Child(NamedTuple):
     pid: int
     results: BinaryIO
 
-    def end(self) -> None:
-        """Leave no process and no pipe behind.
+    def end(self) -> int | None:
+        """Leave no process and no pipe behind; return the exit code of the process.
 
-        Where SIGCHLD is ignored, the system has removed a process that ended by itself, and another
-        one may have its number. So a signal is sent only to one that still is a child.
+        It is the negative number of a signal, and None where it is unknown. Where SIGCHLD is
+        ignored, the system has removed a process that ended by itself, and another one may have its
+        number. So a signal is sent only to one that still is a child.
         """
-        with suppress(ChildProcessError, ProcessLookupError):
-            if os.waitpid(self.pid, os.WNOHANG)[0] == 0:
-                os.kill(self.pid, signal.SIGKILL)
-                os.waitpid(self.pid, 0)
         self.results.close()
+        with suppress(ChildProcessError, ProcessLookupError):
+            ended, status = os.waitpid(self.pid, os.WNOHANG)
+            if not ended:
+                os.kill(self.pid, signal.SIGKILL)
+                _, status = os.waitpid(self.pid, 0)
+            return os.waitstatus_to_exitcode(status)
+        return None
 
 
 def forked(work: Callable[[int], object], siblings: Iterable[Child] = ()) -> Child:
@@ -220,13 +224,15 @@ def forked(work: Callable[[int], object], siblings: Iterable[Child] = ()) -> Chi
         os.close(theirs)
         raise
     if pid == 0:
+        exit_code = 1
         try:
             # A pipe breaks only when no process holds its reading end.
             for inherited in (results, *(each.results.fileno() for each in siblings)):
                 os.close(inherited)
             work(theirs)
+            exit_code = 0
         finally:
-            os._exit(0)
+            os._exit(exit_code)
     os.close(theirs)
     return Child(pid, os.fdopen(results, "rb"))
 

@@ -1,85 +1,105 @@
-"""Searches new files in processes of their own, so that found files are sent meanwhile."""
+"""Searches new files in processes of their own, so that others are sent meanwhile.
+
+Batches are handed on in their order: a large file holds back those after it.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from itertools import count
 
 from dsmops.logs.sections import Child, forked, processors, signals_held
 from dsmops.publish.plan import Findings
 from dsmops.publish.source import Snapshot
 
 Note = Callable[[str], object]
+"""Takes a note for people about a file."""
+
 Search = Callable[[Sequence[Snapshot], Note], Findings]
+"""Searches a batch of files."""
 
 _ENDING_S = 0.1
+"""How long a thread that was told to end may take."""
 _LOOK_S = 1.0
+"""How often a process looks whether its parent still runs."""
+
+_log = logging.getLogger(__name__)
 
 
 class Searchers:
     """Processes that search batches of files. What they find comes in the order of the batches.
 
     A process waits while its pipe is full, so memory is bounded. There are no processes for a
-    single batch, beside other threads, or where the system gives none: then this process searches,
-    and it searches what a process that died has not.
+    single batch or beside other threads: then this process searches. It also searches what a
+    process that died has not, and the share of one that the system did not give.
     """
 
     def __init__(self, batches: Sequence[Sequence[Snapshot]], search: Search, note: Note) -> None:
         self._batches, self._search, self._note = batches, search, note
-        self._children: list[Child] = []
+        self._children: dict[int, Child] = {}
+        self._shares = 1
 
     def __enter__(self) -> Searchers:
         if len(self._batches) > 1 and _is_alone():
-            processes = min(processors(), len(self._batches))
+            self._shares = min(processors(), len(self._batches))
             try:
-                with signals_held(), suppress(OSError):
-                    for number in range(processes):
-                        self._children.append(self._start(number, processes))
+                with signals_held():
+                    self._start_all()
             except BaseException:
                 self.end()
                 raise
-            if len(self._children) < processes:
-                self.end()
         return self
 
-    def _start(self, number: int, processes: int) -> Child:
-        batches, parent = self._batches[number::processes], os.getpid()
-        return forked(lambda results: _work(batches, self._search, results, parent), self._children)
+    def _start_all(self) -> None:
+        try:
+            for share in range(self._shares):
+                self._children[share] = self._start(share)
+        except OSError as exc:
+            _log.debug("%d of %d processes: %s", len(self._children), self._shares, exc)
+
+    def _start(self, share: int) -> Child:
+        batches, parent = self._batches[share :: self._shares], os.getpid()
+        return forked(
+            lambda results: _work(batches, self._search, results, parent), self._children.values()
+        )
 
     def __exit__(self, *_: object) -> None:
         self.end()
 
     def end(self) -> None:
         """Leave no process behind."""
-        for child in self._children:
+        for child in self._children.values():
             child.end()
         self._children.clear()
 
     def found(self) -> Iterator[tuple[Sequence[Snapshot], Findings]]:
         """Yield each batch with what is in it."""
-        dead: set[int] = set()
         for number, batch in enumerate(self._batches):
-            place = number % len(self._children) if self._children else 0
-            findings = None
-            if self._children and place not in dead:
-                findings = self._received(self._children[place])
-                if findings is None:
-                    dead.add(place)
-            yield batch, findings or self._search(batch, self._note)
+            findings = self._received(number % self._shares)
+            if findings is None:
+                findings = self._search(batch, self._note)
+            yield batch, findings
 
-    def _received(self, child: Child) -> Findings | None:
-        """Return what a process found in its next batch, or None where it has died."""
-        try:
-            while not isinstance(item := pickle.load(child.results), Findings):  # noqa: S301 of our own child
-                self._note(item)
-        except (EOFError, pickle.UnpicklingError):
+    def _received(self, share: int) -> Findings | None:
+        """Return what a process found in its next batch, or None where there is none (any more)."""
+        if (child := self._children.get(share)) is None:
             return None
-        return item
+        notes: list[str]
+        findings: Findings
+        try:
+            notes, findings = pickle.load(child.results)  # noqa: S301 of our own child
+        except (EOFError, pickle.UnpicklingError):
+            exit_code = child.end()
+            del self._children[share]
+            _log.debug("search process %d ended early, exit code %s", child.pid, exit_code)
+            return None
+        for note in notes:
+            self._note(note)
+        return findings
 
 
 def _is_alone() -> bool:
@@ -90,24 +110,24 @@ def _is_alone() -> bool:
     for thread in threading.enumerate():
         if thread is not threading.current_thread():
             thread.join(_ENDING_S)
+            if thread.is_alive():
+                return False
     return threading.active_count() == 1
 
 
 def _work(batches: Sequence[Sequence[Snapshot]], search: Search, results: int, parent: int) -> None:
-    """Search batches in the child, and write notes and findings."""
+    """Search batches in the child, and write the notes and findings of each."""
 
     def watch() -> None:
-        for _ in count():
+        while True:
             if os.getppid() != parent:  # It was killed, and will not read the results.
                 os._exit(0)
             time.sleep(_LOOK_S)
 
     threading.Thread(target=watch, daemon=True).start()
     with os.fdopen(results, "wb") as file:
-
-        def write(item: str | Findings) -> None:
-            file.write(pickle.dumps(item, pickle.HIGHEST_PROTOCOL))
-            file.flush()
-
         for batch in batches:
-            write(search(batch, write))
+            notes: list[str] = []
+            findings = search(batch, notes.append)
+            file.write(pickle.dumps((notes, findings), pickle.HIGHEST_PROTOCOL))
+            file.flush()

@@ -1,6 +1,10 @@
 """New files are searched by several processes, to what one process finds."""
 
+import logging
 import os
+import select
+import signal
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +18,7 @@ from dsmops.publish.source import Snapshot
 
 BATCHES = [[Snapshot(f"log.{number}", "", 0, 0, "")] for number in range(5)]
 PARENT = os.getpid()
+IS_ALONE = searching._is_alone
 
 
 @pytest.fixture(autouse=True)
@@ -51,15 +56,21 @@ def test_other_processes_search_in_order() -> None:
     assert PARENT not in processes
 
 
-def test_what_a_dead_process_did_not_search_is_searched_here() -> None:
-    """A searcher that dies in its second batch loses nothing."""
+def test_what_a_dead_process_did_not_search_is_searched_here(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A searcher that dies in its second batch loses nothing, and its notes come once."""
 
     def dies(batch: Sequence[Snapshot], note: Note) -> Findings:
+        findings = search(batch, note)
         if batch is BATCHES[2] and os.getpid() != PARENT:
             os._exit(9)
-        return search(batch, note)
+        return findings
 
-    names, processes, _ = searched(dies)
+    with caplog.at_level(logging.DEBUG, searching.__name__):
+        names, processes, notes = searched(dies)
+    assert "exit code 9" in caplog.text
+    assert notes == [f"searching {name}" for name in names]
     assert names == [batch[0].name for batch in BATCHES]
     assert [process == PARENT for process in processes] == [False, False, True, False, True]
 
@@ -75,6 +86,64 @@ def test_without_processes_this_one_searches(monkeypatch: pytest.MonkeyPatch) ->
         assert searched(search)[1] == [PARENT] * 5
     monkeypatch.setattr(searching, "_is_alone", lambda: False)
     assert searched(search)[1] == [PARENT] * 5
+
+
+def test_processes_that_started_search_where_one_did_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system gives the first process only: this one has the share of the second."""
+    fork, forks = os.fork, []
+
+    def refused() -> int:
+        forks.append(1)
+        if len(forks) > 1:
+            raise BlockingIOError("no process")
+        return fork()
+
+    monkeypatch.setattr(os, "fork", refused)
+    assert [process == PARENT for process in searched(search)[1]] == [False, True] * 2 + [False]
+
+
+def test_only_beside_no_other_thread_processes_are_forked() -> None:
+    """A cancelled timer ends in time; a thread that waits does not, and is waited for once."""
+    others = set(threading.enumerate()) - {threading.current_thread()}
+    if others:
+        pytest.skip(f"other tests left threads: {others}")
+    timer = threading.Timer(60, print)
+    timer.start()
+    assert not IS_ALONE()
+    timer.cancel()
+    assert IS_ALONE()
+
+
+def test_processes_search_where_ended_processes_are_not_kept() -> None:
+    """As with `trap '' CHLD` in the shell."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        assert PARENT not in searched(search)[1]
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+@pytest.mark.slow
+def test_a_killed_parent_leaves_no_process() -> None:
+    """A process that searches for long ends when its parent was killed."""
+    ours, theirs = os.pipe()
+
+    def waits(_: Sequence[Snapshot], __: Note) -> Findings:
+        os.write(theirs, b".")
+        threading.Event().wait(60)
+        return Findings()
+
+    if (parent := os.fork()) == 0:
+        with Searchers(BATCHES, waits, print) as searchers:
+            next(searchers.found())
+        os._exit(1)
+    os.close(theirs)
+    with os.fdopen(ours, "rb") as pipe:
+        assert pipe.read(2) == b".."
+        os.kill(parent, signal.SIGKILL)
+        os.waitpid(parent, 0)
+        assert select.select([pipe], [], [], 10)[0]
+        assert pipe.read() == b""  # no process holds its other end
 
 
 def test_an_interrupted_search_leaves_no_process() -> None:
@@ -110,7 +179,18 @@ def test_processes_publish_what_one_publishes(
         )
         return report.counts, report.files, report.body_bytes, bodies
 
+    received: list[bool] = []
+    original = Searchers._received
+
+    def counted(searchers: Searchers, share: int) -> Findings | None:
+        findings = original(searchers, share)
+        received.append(findings is not None)
+        return findings
+
+    monkeypatch.setattr(Searchers, "_received", counted)
     several = published("several")
+    assert received
+    assert all(received)
     monkeypatch.setattr(searching, "_is_alone", lambda: False)
     assert several == published("one")
     counts = several[0]

@@ -56,7 +56,8 @@ def export(
 
     The target is absent, the old one or complete at any moment. After a kill, a full disk aside,
     the next run keeps the tensors that were finished. `digest` adds the SHA-256 of every file.
-    `fsync` waits until all is on the disk, also before tensors count as finished.
+    `fsync` waits until all is on the disk, also before tensors count as finished. Without it, a run
+    that goes on after a disk was detached or failed keeps tensors which that disk lost.
     Peak memory does not depend on the size of files or tensors.
 
     Raises:
@@ -240,7 +241,8 @@ class _Journal:
 
     Its first line is the plan's key: notes of another source or recipe are not used. The noted
     tensors are on the disk. Without `fsync` they may still be in memory only, so such a note counts
-    until the machine is restarted.
+    until the machine is restarted. A disk that was detached or failed meanwhile is not seen: what
+    it lost counts as finished.
     """
 
     def __init__(
@@ -287,7 +289,8 @@ class _Journal:
                 f"{json.dumps(line)}\n" for line in ([self._key, *lines] if new else lines)
             )
             file.flush()
-            os.fsync(file.fileno())
+            if self._until_restart_of is None:  # A note must not outlive its tensor.
+                os.fsync(file.fileno())
         self._waiting, self._waiting_bytes = [], 0
 
 
