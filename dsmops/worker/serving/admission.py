@@ -12,7 +12,7 @@ import contextlib
 import resource
 import socket
 from collections.abc import Callable
-from typing import Any, cast
+from typing import cast
 
 from aiohttp import web
 
@@ -31,12 +31,6 @@ _EXHAUSTED_S = 0.2
 _BACKLOG = 1024
 REQUESTS_PER_S, REQUESTS_AT_ONCE = 20.0, 50.0
 """Requests on one connection: so many a second in the long run, and without a pause."""
-UPLOADED_PER_S, UPLOADED_AT_ONCE = 32 << 20, 64 << 20
-"""Bytes of bodies over all connections: so many a second in the long run, and without a pause. A
-client of this host sent voice names of 2 MB at several hundred MB a second."""
-_MOST_BETWEEN_PAUSES = 512 << 10
-"""Bytes of one connection between two pauses of aiohttp, which holds 128 KiB of a body and reads up
-to 256 KiB at once."""
 KEEP_ALIVE_S = 75.0
 """For which a connection may wait for its next request."""
 
@@ -70,7 +64,6 @@ class Admission:
         self._open: set[GuardedConnection] = set()
         self._silent: dict[GuardedConnection, None] = {}
         """Connections without a request so far, oldest first."""
-        self.uploads = Bucket(per_s=UPLOADED_PER_S, at_once=UPLOADED_AT_ONCE)
 
     def __call__(self) -> GuardedConnection:
         return GuardedConnection(self, self._server)
@@ -188,42 +181,13 @@ class GuardedConnection(web.RequestHandler):
         self.requests = Bucket(per_s=REQUESTS_PER_S, at_once=REQUESTS_AT_ONCE)
         """How often this connection may ask."""
         self.deadline: asyncio.TimerHandle | None = None
-        self._unpaid_bytes = 0
-        self._resumes: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         if not self.admission.enter(self):
             cast("asyncio.Transport", transport).abort()
 
-    def data_received(self, data: bytes) -> None:
-        self._unpaid_bytes += len(data)
-        super().data_received(data)
-
-    def resume_reading(self, *args: Any, **kwargs: Any) -> None:
-        """Read on, later where too much is uploaded.
-
-        aiohttp pauses a client that sends faster than it is read. So bodies get here and streams at
-        the pace of speech do not.
-        """
-        if self._resumes is not None:
-            return
-        wait_s = self.admission.uploads.charge(min(self._unpaid_bytes, _MOST_BETWEEN_PAUSES))
-        self._unpaid_bytes = 0
-        if wait_s:
-            loop = asyncio.get_running_loop()
-            self._resumes = loop.call_later(wait_s, self._read_on, args, kwargs)
-        else:
-            super().resume_reading(*args, **kwargs)
-
-    def _read_on(self, args: Any, kwargs: Any) -> None:
-        self._resumes = None
-        super().resume_reading(*args, **kwargs)
-
     def connection_lost(self, exc: BaseException | None) -> None:
-        if self._resumes is not None:
-            self._resumes.cancel()
-            self._resumes = None
         self.admission.leave(self)
         super().connection_lost(exc)
 
