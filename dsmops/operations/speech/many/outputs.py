@@ -7,10 +7,12 @@ Leases are locks of files, and stay in the run folder.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import tempfile
 import threading
 import time
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -41,7 +43,7 @@ _MOST_KEY_BYTES = 1024
 class Outputs(Protocol):
     """Where results are kept. Each appears whole or not at all. It closes as a context manager.
 
-    Errors of what keeps them, such as a full disk, are those of every result.
+    Errors of the disk or the bucket may come from any method.
     """
 
     def __enter__(self) -> Outputs: ...
@@ -145,9 +147,12 @@ class BucketOutputs:
     def place(self, name: str) -> None:
         prefix = self._store.url.removeprefix("s3://").partition("/")[2]
         try:
-            if len(f"{prefix}/{name}".encode()) <= _MOST_KEY_BYTES:
+            if len(f"{prefix}/{name}".encode()) > _MOST_KEY_BYTES:
+                why = f"more than {_MOST_KEY_BYTES} bytes"
+            elif any(unicodedata.category(char) == "Cc" for char in name):
+                why = "a control character"
+            else:
                 return
-            why = f"more than {_MOST_KEY_BYTES} bytes"
         except UnicodeEncodeError:
             why = "not UTF-8"
         raise InputError(
@@ -202,8 +207,17 @@ def open_run(
     if bucket is None:
         return RunFolder(folder, settings, schema)
     store = _open(bucket)
+    _require_folder_of(folder, bucket)
     is_begun = _fetch_notes(store, folder)
-    run = RunFolder(folder, settings, schema, shown=bucket)
+    settings = {**settings, "bucket": bucket}
+    try:
+        run = RunFolder(folder, settings, schema, shown=bucket)
+    except InputError as exc:
+        if is_begun or exc.code != "run.other_settings":
+            raise
+        # The run that was begun here has lost its objects: another one may begin.
+        _forget(folder)
+        run = RunFolder(folder, settings, schema, shown=bucket)
     if not is_begun:
         # Before any result, so that these are never taken for objects of another program.
         _put(store, RUN_FILE.as_posix(), (folder / RUN_FILE).read_bytes())
@@ -220,27 +234,65 @@ def open_outputs(folder: Path, bucket: str | None) -> Outputs:
     return FolderOutputs(folder) if bucket is None else BucketOutputs(bucket, folder)
 
 
+def _require_folder_of(folder: Path, bucket: str) -> None:
+    """Refuse the folder of a run whose results are elsewhere."""
+    with os_errors(folder), suppress(FileNotFoundError):
+        text = (folder / RUN_FILE).read_bytes()
+        try:
+            before = json.loads(text)["bucket"]
+        except (ValueError, KeyError, TypeError):
+            before = "files in it"
+        if before != bucket:
+            raise InputError(
+                f"{folder} is the folder of another run, whose results are {before}",
+                hint="Name another --run-dir.",
+                code="run.foreign_folder",
+            )
+
+
 def _fetch_notes(store: ObjectStore, folder: Path) -> bool:
     """Bring what a bucket knows of a run into its folder; return whether it knows of one."""
-    known = {one.key: one.size_bytes for one in store.list(f"{NOTES.parent}/")}
-    if RUN_FILE.as_posix() not in known:
-        if next(iter(store.list("")), None) is not None:
+    known = _known(store)
+    # Another host may begin the run between two listings.
+    if RUN_FILE.as_posix() not in known and next(iter(store.list("")), None) is not None:
+        known = _known(store)
+        if RUN_FILE.as_posix() not in known:
             raise InputError(
                 f"{store.url} holds objects that are not of such a run",
                 hint="Name another prefix, under which there is nothing.",
                 code="run.foreign_folder",
             )
-        # Of a run whose objects were deleted; another one may begin there.
-        (folder / RUN_FILE).unlink(missing_ok=True)
+    if RUN_FILE.as_posix() not in known:
         return False
-    for name, size_bytes in known.items():
-        path = folder / name
-        # A file of notes only grows.
-        if path.exists() and path.stat().st_size >= size_bytes:
-            continue
-        with suppress(TargetBusyError), replace_atomically(path, durable=False) as file:
-            store.get(name, file.write, sha256=None)
+    begun = bytearray()
+    store.get(RUN_FILE.as_posix(), begun.extend, sha256=None)
+    with os_errors(folder):
+        here = folder / RUN_FILE
+        if not here.exists() or here.read_bytes() != begun:
+            _forget(folder)
+            with replace_atomically(here, durable=False) as file:
+                file.write(begun)
+        for name, size_bytes in known.items():
+            path = folder / name
+            # A file of notes only grows. Other names are not of this program.
+            is_notes = Path(name).parent == NOTES and name.endswith(".jsonl")
+            if not is_notes or (path.exists() and path.stat().st_size >= size_bytes):
+                continue
+            with suppress(TargetBusyError), replace_atomically(path, durable=False) as file:
+                store.get(name, file.write, sha256=None)
     return True
+
+
+def _known(store: ObjectStore) -> dict[str, int]:
+    return {one.key: one.size_bytes for one in store.list(f"{NOTES.parent.as_posix()}/")}
+
+
+def _forget(folder: Path) -> None:
+    """Remove what is known here of a run whose objects were deleted."""
+    with os_errors(folder):
+        (folder / RUN_FILE).unlink(missing_ok=True)
+        for path in (folder / NOTES).glob("*.jsonl"):
+            path.unlink(missing_ok=True)
 
 
 def _open(address: str) -> ObjectStore:

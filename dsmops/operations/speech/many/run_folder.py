@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 from dsmops.errors import DsmopsError, FileAccessError, InputError
 from dsmops.files import open_regular, os_errors, replace_atomically, write_text_atomically
@@ -61,6 +61,8 @@ class RunSettings(TypedDict):
     weights: str
     kv: str
     timing: str
+    bucket: NotRequired[str]
+    """Where the results are, if not in the folder."""
 
 
 class RunFolder:
@@ -157,7 +159,7 @@ class RunFolder:
             # A run that was killed before it had written this file leaves an empty folder of state.
             if self.path.is_dir() and any(one.name != _STATE.name for one in self.path.iterdir()):
                 raise InputError(
-                    f"{self._shown} holds files that are not of such a run",
+                    f"{self.path} holds files that are not of such a run",
                     hint="Name a new or an empty folder.",
                     code="run.foreign_folder",
                 )

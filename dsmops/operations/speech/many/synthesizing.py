@@ -8,7 +8,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from dsmops.audio import SAMPLE_RATE_HZ, Samples, Written, require_writable, write
 from dsmops.dtypes import PLAIN, Quantised
@@ -67,6 +67,8 @@ class SynthesisRunSettings(TypedDict):
     cfg: str
     temperature: str
     codebooks: str
+    bucket: NotRequired[str]
+    """Where the results are, if not in the folder."""
 
 
 _CPU_BATCH_SIZE = 1

@@ -243,6 +243,9 @@ class _Engine:
                 if news.finished:
                     self._finish(news.recording, loaded, found.name)
             self._note_kept(most_left=0)
+        except BaseException:
+            self._note_what_is_kept()
+            raise
         finally:
             self.elapsed_s = self._work.elapsed_s
 
@@ -299,7 +302,19 @@ class _Engine:
         while self._ending and (
             len(self._ending) > most_left or all(one.done() for one in self._ending[0].kept)
         ):
-            one = self._ending.popleft()
-            for kept in one.kept:
-                kept.result()
-            self._work.finish(one.listed, audio_s=one.audio_s, words=one.words, error=one.error)
+            self._note(self._ending.popleft())
+
+    def _note_what_is_kept(self) -> None:
+        """Note, when a run ends early, all recordings whose transcripts are kept by now."""
+        for one in self._ending:
+            if all(
+                kept.done() and not kept.cancelled() and not kept.exception() for kept in one.kept
+            ):
+                self._note(one)
+        self._ending.clear()
+
+    def _note(self, one: _Ending) -> None:
+        """Raise why a transcript could not be kept."""
+        for kept in one.kept:
+            kept.result()
+        self._work.finish(one.listed, audio_s=one.audio_s, words=one.words, error=one.error)

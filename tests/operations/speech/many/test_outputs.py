@@ -163,6 +163,28 @@ def test_objects_of_others_are_never_written_over(
         job(folder, tmp_path / "other-machine", address).open_folder()
     server.client.delete_object(Bucket=new_bucket, Key=key)
     job(folder, tmp_path / "other-machine", address).open_folder()
+    # The first machine still knows the run whose objects are gone: the bucket counts.
+    server.client.put_object(
+        Bucket=new_bucket, Key=key, Body=settings.replace(b"srt,txt", b"srt,vtt")
+    )
+    server.client.put_object(Bucket=new_bucket, Key="run/.dsmops-run/evil", Body=b"mine")
+    with pytest.raises(InputError, match="was begun with formats srt,vtt, not srt,txt"):
+        job(folder, tmp_path / "run", address).open_folder()
+    assert not (tmp_path / "run" / ".dsmops-run" / "evil").exists()
+
+
+@pytest.mark.parametrize("other", ["out", "run"])
+def test_the_folder_of_another_run_is_left_as_it_is(
+    folder: Path, new_bucket: str, tmp_path: Path, other: str
+) -> None:
+    """Of one with its results in it, and of one into another bucket."""
+    shutil.copytree(folder / "out", tmp_path / "out")
+    job(folder, tmp_path / "run", f"s3://{new_bucket}/first").open_folder()
+    run_file = tmp_path / other / ".dsmops-run" / "run.json"
+    before = run_file.read_bytes()
+    with pytest.raises(InputError, match="is the folder of another run"):
+        job(folder, tmp_path / other, f"s3://{new_bucket}/second").open_folder()
+    assert run_file.read_bytes() == before
 
 
 def test_a_name_that_no_object_can_have_is_told_first(
@@ -176,6 +198,8 @@ def test_a_name_that_no_object_can_have_is_told_first(
     long = BucketOutputs(f"s3://{new_bucket}/names", tmp_path)
     with pytest.raises(InputError, match="more than 1024 bytes"):
         long.place("x" * 1024)
+    with pytest.raises(InputError, match="a control character"):
+        long.place("a\nb.txt")
 
 
 def test_a_bucket_that_is_lost_ends_the_run_and_loses_nothing(
