@@ -83,7 +83,8 @@ class Meter:
 class ObjectStore(Protocol):
     """A place that keeps objects. Any thread may call every method.
 
-    Keys are relative to the store's root, `/`-separated, printable ASCII.
+    Keys are relative to the store's root, `/`-separated, without control characters. Those of
+    published logs are ASCII, see `names`.
 
     All methods raise:
         CredentialsError: there are no credentials, or the store refused them. Not retried.
