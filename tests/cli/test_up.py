@@ -1,6 +1,5 @@
 """`up`, `status`, `down`: a server in the background, from nothing, and back to nothing."""
 
-import json
 import os
 import re
 import signal
@@ -27,7 +26,7 @@ from dsmops.operations.up.record import (
     write_record,
 )
 from tests.support.cli import dsmops
-from tests.support.served_tiny import RECORDINGS
+from tests.support.served_tiny import RECORDINGS, SPOKEN
 from tests.support.workers import request
 
 
@@ -53,14 +52,13 @@ def test_from_nothing_to_words_and_back(ended: None, tmp_path: Path) -> None:
     assert [one["id"] for one in server["models"]] == ["tiny", "tiny-tts"]
     assert request(server["url"], "GET", "/").text.startswith("<!doctype html>")
 
-    spoken = json.loads((RECORDINGS / "manifest.jsonl").read_text("utf-8").splitlines()[2])
-    transcribe = server["commands"][0].replace("talk.mp3", str(RECORDINGS / spoken["audio"]))
-    assert dsmops(*transcribe.split()[1:]).stdout.split() == spoken["text"].split()
+    transcribe = server["commands"][0].replace("talk.mp3", str(RECORDINGS / SPOKEN["audio"]))
+    assert dsmops(*transcribe.split()[1:]).stdout.split() == SPOKEN["text"].split()
 
     # A token does what the key does, and its caller is in the log; the secret is in no argument.
     token = jwt.encode({"sub": "ada", "exp": time.time() + 600}, secret, "HS256")
     with_token = transcribe.replace(server["api_key"], token).split()[1:]
-    assert dsmops(*with_token).stdout.split() == spoken["text"].split()
+    assert dsmops(*with_token).stdout.split() == SPOKEN["text"].split()
     config = tomllib.loads(Path(server["config"]).read_text("utf-8"))
     logs = list((Path(server["config"]).parent / config["log_dir"]).glob("log.*"))
     assert 'caller="ada"' in re.sub(r"\x1b\[\d+m", "", logs[0].read_text("utf-8"))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from dsmops.shipped import shipped_folder, shipped_models
 
 KEY = "a key of the tests"
 RECORDINGS = shipped_folder("models") / "recordings"
+SPOKEN = json.loads((RECORDINGS / "manifest.jsonl").read_text("utf-8").splitlines()[1])
+"""A recording of which the tiny model gets every word."""
 
 _TTS = """
 [modules.tts]

@@ -15,11 +15,10 @@ import soundfile
 
 from dsmops.audio import read
 from dsmops.worker.serving.settings import Limits
-from tests.support.served_tiny import KEY, RECORDINGS
+from tests.support.served_tiny import KEY, RECORDINGS, SPOKEN
 from tests.support.workers import KEY as ECHO_KEY
 from tests.support.workers import ThreadedServer, WorkerProcess, request
 
-SPOKEN = json.loads((RECORDINGS / "manifest.jsonl").read_text("utf-8").splitlines()[2])
 RECORDING = RECORDINGS / SPOKEN["audio"]
 SAID = "good morning my friend"
 FORMATS = {"wav": "WAV", "flac": "FLAC", "mp3": "MP3", "opus": "OGG"}

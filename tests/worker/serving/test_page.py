@@ -25,7 +25,8 @@ from tests.support.workers import ThreadedServer, WorkerProcess, request
 if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext
 
-SPOKEN = json.loads((RECORDINGS / "manifest.jsonl").read_text("utf-8").splitlines()[2])
+SPOKEN = json.loads((RECORDINGS / "manifest.jsonl").read_text("utf-8").splitlines()[3])
+"""A voice of the training: what a microphone plays begins anywhere."""
 RECORDING = RECORDINGS / SPOKEN["audio"]
 PICTURES = Path(__file__).parents[3] / "runbooks" / "pictures"
 FILES = ("", "page/page.css", "page/page.js", "page/messagepack.js", "page/worklet.js")

@@ -25,10 +25,9 @@ from dsmops.worker.serving.openai.refusals import Refusal
 from dsmops.worker.serving.settings import Limits
 from tests.support.engines import EchoEngine
 from tests.support.served_tiny import KEY as TINY_KEY
-from tests.support.served_tiny import RECORDINGS
+from tests.support.served_tiny import RECORDINGS, SPOKEN
 from tests.support.workers import KEY, ThreadedServer, WorkerProcess
 
-SPOKEN = json.loads((RECORDINGS / "manifest.jsonl").read_text("utf-8").splitlines()[2])
 FRAME = 1920
 DELAY = 2
 """Steps of `EchoModel`."""

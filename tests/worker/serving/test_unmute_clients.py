@@ -1,7 +1,6 @@
 """The speech clients of Kyutai's Unmute against the worker, as clients of the same behaviour."""
 
 import asyncio
-import json
 from itertools import pairwise
 from typing import Any
 
@@ -14,7 +13,7 @@ from safetensors.numpy import load_file
 from dsmops.audio import read
 from dsmops.shipped import shipped_folder
 from tests.support.engines import EchoEngine
-from tests.support.served_tiny import KEY, RECORDINGS
+from tests.support.served_tiny import KEY, RECORDINGS, SPOKEN
 from tests.support.unmute_clients import (
     FRAME,
     FRAME_S,
@@ -26,7 +25,6 @@ from tests.support.unmute_clients import (
 from tests.support.workers import KEY as ECHO_KEY
 from tests.support.workers import ThreadedServer, WorkerProcess
 
-SPOKEN = json.loads((RECORDINGS / "manifest.jsonl").read_text("utf-8").splitlines()[2])
 PIECE = 480
 """Samples of a message: 20 ms, as they come from a browser."""
 AT_ONCE = 4
