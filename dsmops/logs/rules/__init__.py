@@ -1,6 +1,6 @@
 """What must not leave in a log: the redaction rules, by field name and by shape.
 
-A rule finds a value and says what stands in its place. Rules run in the order of `RULES` on one
+A rule finds a value and says what replaces it. Rules run in the order of `RULES` on one
 line without its ending, in linear time whatever the line. Letters are ASCII letters only. What
 disguises a name or a value was removed before, see `disguise`.
 

@@ -1,4 +1,4 @@
-"""What a rule is: one thing to find in a line, and what stands in its place."""
+"""What a rule is: one thing to find in a line, and what replaces it."""
 
 from __future__ import annotations
 
